@@ -46,5 +46,5 @@ matrix: $(BIN)/python  ## every Python and Django of tox.ini that is found here
 
 clean:
 	rm -rf .venv* .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	rm -f example/*.sqlite3*
+	rm -f example/*.sqlite3* example/demo.log
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

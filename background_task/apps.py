@@ -1,0 +1,18 @@
+"""The app as Django knows it."""
+
+from django.apps import AppConfig
+
+from . import __version__
+
+
+class BackgroundTasksAppConfig(AppConfig):
+    """Register the checks; pin the type of the ids, which must not follow a setting."""
+
+    name = "background_task"
+    label = "background_task"
+    verbose_name = f"Background Tasks ({__version__})"
+    default_auto_field = "django.db.models.AutoField"
+
+    def ready(self) -> None:
+        """Register the system checks."""
+        from . import checks  # noqa: F401

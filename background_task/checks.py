@@ -1,0 +1,122 @@
+"""What can't work, said at start-up, with the thing to do about it."""
+
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from django.apps.config import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+
+from . import migrations
+from .settings import app_settings
+
+MIGRATIONS = frozenset(
+    {
+        "__init__",
+        "0001_initial",
+        "0002_auto_20170927_1109",
+        "0003_alter_completedtask_id_alter_task_id",
+        "0003_auto_20210410_1529",
+        "0004_auto_20220202_1721",
+        "0005_runner",
+    }
+)
+
+
+@register
+def check_stray_migrations(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Warn of migrations that are not ours, in our folder.
+
+    `makemigrations` wrote them there for upstream, and `pip uninstall` leaves them.
+    """
+    return [
+        Warning(
+            f"{path} is not a migration of this version of django-background-tasks.",
+            hint=f"Delete {path}; `migrate` would find two last migrations.",
+            id="background_task.W001",
+        )
+        for path in _migration_files()
+        if path.stem not in MIGRATIONS
+    ]
+
+
+@register
+def check_distributions(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Refuse to run on the files of two distributions, mixed in one folder."""
+    owners = metadata.packages_distributions().get("background_task", [])
+    ours = "django-background-tasks"
+    others = sorted({re.sub(r"[-_.]+", "-", name).lower() for name in owners} - {ours})
+    if not others:
+        return []
+    names = " ".join(others)
+    return [
+        Error(
+            f"The package background_task is installed by {ours} and by {names}, "
+            "which overwrite each other's files.",
+            hint=f"Run `pip uninstall {names}`, "
+            f"then `pip install --force-reinstall --no-deps {ours}`.",
+            id="background_task.E001",
+        )
+    ]
+
+
+@register
+def check_migration_modules(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Refuse to leave our migrations unapplied: columns would be missing."""
+    modules = settings.MIGRATION_MODULES
+    # Some projects set an object that says only `in` and `[]`. None is fine: tests
+    # then make the tables straight from the models.
+    if "background_task" not in modules:
+        return []
+    module = modules["background_task"]
+    if module in (None, migrations.__name__):
+        return []
+    return [
+        Error(
+            f"MIGRATION_MODULES takes the migrations of background_task from "
+            f"{module}, so its own are never applied.",
+            hint="Remove 'background_task' from MIGRATION_MODULES, then run "
+            "`manage.py migrate background_task`.",
+            id="background_task.E002",
+        )
+    ]
+
+
+@register
+def check_max_run_time(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Refuse a limit that would stop every task as it begins."""
+    limit: Any = app_settings.MAX_RUN_TIME
+    number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    if number and limit > 0:
+        return []
+    prefixed = hasattr(settings, "BACKGROUND_TASK_MAX_RUN_TIME")
+    name = "BACKGROUND_TASK_MAX_RUN_TIME" if prefixed else "MAX_RUN_TIME"
+    if isinstance(limit, timedelta) and limit > timedelta(0):
+        hint = f"Set {name} = {limit.total_seconds():g}."
+    else:
+        hint = f"Set {name} to the seconds that a task may run, such as 3600."
+    return [
+        Error(
+            f"{name} is {limit!r}; it must be a number of seconds above 0.",
+            hint=hint,
+            id="background_task.E003",
+        )
+    ]
+
+
+def _migration_files() -> list[Path]:
+    files = (Path(folder).glob("*.py") for folder in migrations.__path__)
+    return sorted(chain.from_iterable(files))

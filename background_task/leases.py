@@ -1,0 +1,70 @@
+"""Who is alive, trusted until when?
+
+A runner is trusted while its lease runs, by the database's clock. Its row is locked
+in every transaction that claims, so that nobody can declare it dead in between.
+"""
+
+from typing import Any
+
+from django.db import router, transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from .clock import DatabaseTime
+from .models import Runner, Task
+
+
+class LeaseLost(Exception):
+    """The lease has run out, or the runner's row is gone: nothing may be claimed."""
+
+
+def register(runner_id: str, lease: float, **about: Any) -> None:
+    """Make a runner known, trusted for `lease` seconds; a known one is left alone.
+
+    `about` is what the row says of it: host, place, pid, pid_started, version.
+    """
+    with transaction.atomic(using=_database()):
+        if not _runners().filter(pk=runner_id).exists():
+            row = Runner(
+                id=runner_id,
+                started_at=timezone.now(),
+                trusted_until=DatabaseTime(lease),
+                **about,
+            )
+            row.save(using=_database(), force_insert=True)
+
+
+def renew(runner_id: str, lease: float) -> bool:
+    """Trust a runner for `lease` seconds from now; False if its row is gone."""
+    row = _runners().filter(pk=runner_id)
+    return bool(row.update(trusted_until=DatabaseTime(lease)))
+
+
+def hold(runner_id: str) -> None:
+    """Lock a runner's row until the transaction ends; raise LeaseLost if it lapsed."""
+    row = _runners().filter(pk=runner_id, trusted_until__gt=DatabaseTime())
+    if row.select_for_update().values_list("pk").first() is None:
+        raise LeaseLost("The lease has run out")
+
+
+def lapsed() -> QuerySet[Runner]:
+    """Return the runners whose lease has run out."""
+    return _runners().filter(trusted_until__lte=DatabaseTime())
+
+
+def sign_off(runner_id: str) -> bool:
+    """Forget a runner that holds nothing; return whether it is forgotten."""
+    with transaction.atomic(using=_database()):
+        _runners().filter(pk=runner_id).select_for_update().first()
+        if Task.objects.using(_database()).filter(locked_by=runner_id).exists():
+            return False
+        _runners().filter(pk=runner_id).delete()
+        return True
+
+
+def _runners() -> QuerySet[Runner]:
+    return Runner._default_manager.using(_database())
+
+
+def _database() -> str:
+    return router.db_for_write(Task)

@@ -1,0 +1,291 @@
+"""`manage.py process_tasks`: options in, supervisor out."""
+
+import os
+import select
+import signal
+import sys
+import threading
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connections, router
+
+from background_task import __version__, execution
+from background_task.models import Task
+from background_task.settings import app_settings
+from background_task.tasks import autodiscover, tasks
+
+# Before anybody sets a title: setproctitle would otherwise write over the environment
+# in which other processes look for a runner's mark.
+os.environ.setdefault("SPT_NOENV", "1")
+
+from background_task.supervisor import clock  # noqa: E402
+from background_task.supervisor.bookkeeper import Bookkeeper, Books  # noqa: E402
+from background_task.supervisor.job import Project  # noqa: E402
+from background_task.supervisor.launcher import Launcher  # noqa: E402
+from background_task.supervisor.options import (  # noqa: E402
+    LimitRules,
+    OptionError,
+    Options,
+    parse_count,
+    parse_memory,
+    parse_seconds,
+)
+from background_task.supervisor.supervisor import Supervisor  # noqa: E402
+from background_task.supervisor.wakeups import Wakeups  # noqa: E402
+
+
+class Command(BaseCommand):
+    help = (
+        "Run the tasks that are due, each in a process of its own, until told to stop. "
+        "SIGTERM, SIGINT and SIGHUP: claim no more, let what runs finish for the drain "
+        "time, then stop it and give it back; a second one: at once. SIGTSTP: claim no "
+        "more and wait for what runs."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--duration",
+            default=0,
+            metavar="SECONDS",
+            help="run for this long, then finish what runs; 0 or less: for ever",
+        )
+        parser.add_argument(
+            "--sleep",
+            default=5.0,
+            metavar="SECONDS",
+            help="the longest wait between two looks for tasks (default: 5)",
+        )
+        parser.add_argument(
+            "--queue",
+            action="append",
+            metavar="NAME",
+            help="only tasks of this queue; may be repeated (default: every queue)",
+        )
+        parser.add_argument(
+            "--workers",
+            metavar="N",
+            help="how many tasks run at the same time (default: "
+            "BACKGROUND_TASK_WORKERS, else 1)",
+        )
+        parser.add_argument(
+            "--memory-limit",
+            metavar="SIZE",
+            help="the most that a task may hold with all its processes, such as 512M: "
+            "a ceiling for every task, and the limit of those that have none",
+        )
+        parser.add_argument(
+            "--drain-timeout",
+            metavar="SECONDS",
+            help="how long running tasks may go on after SIGTERM (default: "
+            "BACKGROUND_TASK_DRAIN_TIMEOUT, else 25)",
+        )
+        parser.add_argument(
+            "--until-empty",
+            action="store_true",
+            help="exit when nothing is due any more: for cron and CI",
+        )
+        parser.add_argument(
+            "--in-process",
+            action="store_true",
+            help="run the tasks one by one in this very process, without a supervisor "
+            "and without limits",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise CommandError(
+                "process_tasks handles signals and starts processes: call it from the "
+                "main thread of a process, or use background_task.tasks.tasks."
+                "run_next_task() here."
+            )
+        try:
+            self._run(options)
+        except OptionError as error:
+            raise CommandError(str(error)) from error
+
+    def _run(self, options: dict[str, Any]) -> None:
+        queues = _queues(options["queue"])
+        in_process = options["in_process"]
+        if in_process:
+            _refuse_limits(options)
+        why = None if in_process else _why_in_process()
+        if in_process or why:
+            if why:
+                self.stderr.write(f"Running the tasks in this process: {why}")
+            InProcess(options, queues).run()
+            return
+        self._supervise(options, queues)
+
+    def _supervise(self, options: dict[str, Any], queues: list[str]) -> None:
+        settled, rules = _options(options), _rules(options)
+        sleep = parse_seconds(options["sleep"], "--sleep")
+        project = Project(
+            prepare="background_task.execution:prepare",
+            discover="background_task.execution:discover",
+            environment=execution.environment(),
+        )
+        books = Books(
+            queue="background_task.supervisor.database:DatabaseQueue",
+            arguments={
+                "lease": settled.lease,
+                "queues": queues,
+                "rules": {name: getattr(rules, name) for name in rules.__slots__},
+            },
+            lease=settled.lease,
+            sleep=sleep,
+        )
+        self.stdout.write(_first_line(settled, rules, queues))
+        self.stdout.flush()
+        supervisor = Supervisor(
+            Bookkeeper(project, books), Launcher(project), settled
+        )
+        status = supervisor.run()
+        if status:
+            raise CommandError(supervisor.failure, returncode=status)
+
+
+class InProcess:
+    """A loop over the in-process runner: no supervisor, no limits."""
+
+    def __init__(self, options: dict[str, Any], queues: list[str]) -> None:
+        self._duration = _duration(options)
+        self._sleep = parse_seconds(options["sleep"], "--sleep")
+        self._until_empty = options["until_empty"]
+        self._queues: list[str | None] = [*queues] or [None]
+
+    def run(self) -> None:
+        """Run what is due until the time is over or a signal comes."""
+        autodiscover()
+        ends_at = clock.now() + self._duration if self._duration > 0 else None
+        heeded = [signal.SIGTERM, signal.SIGINT]
+        heeded += [signal.SIGHUP, signal.SIGTSTP] if os.name == "posix" else []
+        with Wakeups(heeded) as wakeups:
+            while not wakeups.take() and (ends_at is None or clock.now() < ends_at):
+                ran = any([tasks.run_next_task(queue) for queue in self._queues])
+                if not ran and self._until_empty:
+                    return
+                if not ran:
+                    left = self._sleep if ends_at is None else ends_at - clock.now()
+                    wait = max(0.0, min(self._sleep, left))
+                    select.select([wakeups], [], [], wait)
+
+
+def _queues(names: str | list[str] | None) -> list[str]:
+    """Return the queues to serve; none means every queue."""
+    queues = [names] if isinstance(names, str) else list(names or [])
+    if any(not name.strip() for name in queues):
+        raise OptionError("--queue has an empty name: leave it out for every queue")
+    return queues
+
+
+def _options(options: dict[str, Any]) -> Options:
+    """Resolve what was asked for: the command line, else the settings."""
+    workers, source = _asked(options, "workers"), "--workers"
+    if workers is None:
+        workers, source = app_settings.workers, _workers_setting()
+    drain, drain_source = _asked(options, "drain_timeout"), "--drain-timeout"
+    if drain is None:
+        drain_source = "BACKGROUND_TASK_DRAIN_TIMEOUT"
+        drain = app_settings.BACKGROUND_TASK_DRAIN_TIMEOUT
+    return Options(
+        workers=parse_count(workers, source),
+        duration=_duration(options),
+        until_empty=options["until_empty"],
+        drain_timeout=parse_seconds(drain, drain_source, least=0),
+        grace=_setting("BACKGROUND_TASK_GRACE", least=0),
+        start_timeout=_setting("BACKGROUND_TASK_START_TIMEOUT"),
+        lease=_setting("BACKGROUND_TASK_LEASE", least=1),
+    )
+
+
+def _rules(options: dict[str, Any]) -> LimitRules:
+    """Resolve the limits that do not depend on a task, and check those that do."""
+    memory = app_settings.BACKGROUND_TASK_MEMORY_LIMIT
+    ceiling = _asked(options, "memory_limit")
+    rules = LimitRules(
+        seconds=_setting("MAX_RUN_TIME"),
+        memory=None
+        if memory is None
+        else parse_memory(memory, "BACKGROUND_TASK_MEMORY_LIMIT"),
+        memory_ceiling=None
+        if ceiling is None
+        else parse_memory(ceiling, "--memory-limit"),
+        grace=_setting("BACKGROUND_TASK_GRACE", least=0),
+    )
+    _check_overrides(rules)
+    return rules
+
+
+def _check_overrides(rules: LimitRules) -> None:
+    overrides = app_settings.BACKGROUND_TASK_OVERRIDES
+    known = {"max_run_time", "memory_limit"}
+    if not isinstance(overrides, dict):
+        raise OptionError("BACKGROUND_TASK_OVERRIDES must be a dict of dicts")
+    for name, override in overrides.items():
+        if not isinstance(override, dict) or set(override) - known:
+            raise OptionError(
+                f"BACKGROUND_TASK_OVERRIDES[{name!r}] is {override!r}: it must be a "
+                f"dict with no other keys than {', '.join(sorted(known))}"
+            )
+        rules.limits({}, override)
+
+
+def _asked(options: dict[str, Any], name: str) -> Any:
+    return options.get(name)
+
+
+def _duration(options: dict[str, Any]) -> float:
+    return parse_seconds(options["duration"], "--duration", least=-sys.float_info.max)
+
+
+def _setting(name: str, least: float | None = None) -> float:
+    return parse_seconds(getattr(app_settings, name), name, least=least)
+
+
+def _workers_setting() -> str:
+    if app_settings.BACKGROUND_TASK_WORKERS is not None:
+        return "BACKGROUND_TASK_WORKERS"
+    return "BACKGROUND_TASK_ASYNC_THREADS"
+
+
+def _refuse_limits(options: dict[str, Any]) -> None:
+    for name in ("workers", "memory_limit", "drain_timeout"):
+        if options.get(name) is not None:
+            raise OptionError(
+                f"--{name.replace('_', '-')} does not go with --in-process, which runs "
+                "one task at a time in this process and can limit nothing"
+            )
+
+
+def _why_in_process() -> str | None:
+    """Say why no other process could see this one's tasks; None if it could."""
+    connection = connections[router.db_for_write(Task)]
+    if connection.in_atomic_block:
+        return "a transaction is open, and nobody else sees what it has not committed"
+    if connection.vendor == "sqlite" and connection.is_in_memory_db():
+        return "the database is in this process's memory"
+    return None
+
+
+def _first_line(options: Options, rules: LimitRules, queues: list[str]) -> str:
+    connection = connections[router.db_for_write(Task)]
+    where = connection.settings_dict
+    database = f"{connection.vendor} {where['NAME']}"
+    if where.get("HOST"):
+        database += f" on {where['HOST']}"
+    memory = rules.memory if rules.memory_ceiling is None else rules.memory_ceiling
+    parts = [
+        f"django-background-tasks {__version__}",
+        database,
+        f"queues: {', '.join(queues)}" if queues else "every queue",
+        f"{options.workers} worker{'s' if options.workers > 1 else ''}",
+        f"MAX_RUN_TIME {rules.seconds:g} s",
+        "no memory limit" if memory is None else f"memory limit {_size(memory)}",
+        f"drain {options.drain_timeout:g} s, grace {options.grace:g} s",
+    ]
+    return "; ".join(parts)
+
+
+def _size(memory: int) -> str:
+    return f"{memory / 1024**2:g} MiB"

@@ -1,0 +1,166 @@
+"""The questions one may ask about tasks."""
+
+import json
+from datetime import datetime, timedelta
+from hashlib import sha1
+from typing import TYPE_CHECKING, Any, Self
+
+from django.apps import apps
+from django.contrib.contenttypes.models import ContentType
+from django.db import models
+from django.db.models import Exists, OuterRef, Q
+from django.utils import timezone
+
+from .settings import app_settings
+
+if TYPE_CHECKING:
+    from .models import CompletedTask, Task  # noqa: F401
+
+
+def params_text(args: Any, kwargs: Any) -> str:
+    """Return the arguments as they are stored: JSON, sorted keys, ASCII.
+
+    Byte for byte as upstream wrote it, since `task_hash` is made of it. Raises
+    TypeError for what JSON can't hold.
+    """
+    return json.dumps((args or (), kwargs or {}), sort_keys=True)
+
+
+def hash_text(task_name: str, task_params: str) -> str:
+    """Return the hash by which equal tasks find one another; upstream's formula."""
+    return sha1(f"{task_name}{task_params}".encode()).hexdigest()
+
+
+def _creator_filter(creator: models.Model) -> Q:
+    content_type = ContentType.objects.get_for_model(creator)
+    return Q(creator_content_type=content_type, creator_object_id=creator.pk)
+
+
+class TaskQuerySet(models.QuerySet["Task"]):
+    """Tasks that wait or run."""
+
+    def created_by(self, creator: models.Model) -> Self:
+        """Keep the tasks whose creator is this object, of any model."""
+        return self.filter(_creator_filter(creator))
+
+    def unlocked(self, now: datetime) -> Self:
+        """Keep the tasks that nobody holds at the moment `now`.
+
+        A lock expires MAX_RUN_TIME after it was taken, unless it names a runner that
+        has a row: its supervisor enforces the limits, and rescue frees its tasks.
+        """
+        return self.filter(Q(locked_by=None) | self._expired(now))
+
+    def locked(self, now: datetime) -> Self:
+        """Keep the tasks that somebody holds at the moment `now`."""
+        return self.filter(locked_by__isnull=False).exclude(self._expired(now))
+
+    def failed(self) -> Self:
+        """Keep the tasks that are marked as failed; they are never run."""
+        return self.filter(failed_at__isnull=False)
+
+    def due(self, now: datetime) -> Self:
+        """Keep the tasks whose time has come at the moment `now`, held or not."""
+        return self.filter(run_at__lte=now, failed_at=None)
+
+    def in_order(self) -> Self:
+        """Sort by priority, as the setting says, then the earliest first."""
+        priority = f"{app_settings.BACKGROUND_TASK_PRIORITY_ORDERING}priority"
+        return self.order_by(priority, "run_at")
+
+    def find_available(self, queue: str | None = None) -> Self:
+        """Return the tasks that may run now, the next one first.
+
+        Of `queue` only, if one is given; otherwise of every queue and of none.
+        """
+        now = timezone.now()
+        available = self.unlocked(now).due(now)
+        if queue:
+            available = available.filter(queue=queue)
+        return available.in_order()
+
+    def _expired(self, now: datetime) -> Q:
+        limit = timedelta(seconds=app_settings.BACKGROUND_TASK_MAX_RUN_TIME)
+        runners = apps.get_model("background_task", "Runner")
+        held = Exists(runners._base_manager.filter(pk=OuterRef("locked_by")))
+        return Q(locked_at__isnull=False, locked_at__lt=now - limit) & ~Q(held)
+
+
+_TaskManager = models.Manager.from_queryset(TaskQuerySet)
+
+
+class TaskManager(_TaskManager["Task"]):
+    """`Task.objects`: the questions, and how tasks are made and looked up."""
+
+    def new_task(
+        self,
+        task_name: str,
+        args: Any = None,
+        kwargs: Any = None,
+        run_at: datetime | None = None,
+        priority: int = 0,
+        queue: str | None = None,
+        verbose_name: str | None = None,
+        creator: models.Model | None = None,
+        repeat: int | None = None,
+        repeat_until: datetime | None = None,
+        remove_existing_tasks: bool = False,
+    ) -> "Task":
+        """Return a task that is not saved yet.
+
+        `repeat` is in seconds. `remove_existing_tasks` deletes, now, the tasks of the
+        same name and arguments that are not locked, whatever their queue.
+        """
+        task_params = params_text(args, kwargs)
+        task_hash = hash_text(task_name, task_params)
+        if remove_existing_tasks:
+            self.filter(task_hash=task_hash, locked_at__isnull=True).delete()
+        task: Task = self.model(
+            task_name=task_name,
+            task_params=task_params,
+            task_hash=task_hash,
+            priority=priority,
+            run_at=timezone.now() if run_at is None else run_at,
+            queue=queue,
+            verbose_name=verbose_name,
+            creator=creator,
+            repeat=repeat or self.model.NEVER,
+            repeat_until=repeat_until,
+        )
+        return task
+
+    def get_task(
+        self, task_name: str, args: Any = None, kwargs: Any = None
+    ) -> TaskQuerySet:
+        """Return the tasks of this name and these arguments, held ones included."""
+        task_hash = hash_text(task_name, params_text(args, kwargs))
+        tasks: TaskQuerySet = self.filter(task_hash=task_hash)
+        return tasks
+
+    def drop_task(
+        self, task_name: str, args: Any = None, kwargs: Any = None
+    ) -> tuple[int, dict[str, int]]:
+        """Delete the tasks of this name and these arguments, held ones included."""
+        return self.get_task(task_name, args, kwargs).delete()
+
+
+class CompletedTaskQuerySet(models.QuerySet["CompletedTask"]):
+    """Tasks that came to their end, well or badly."""
+
+    def created_by(self, creator: models.Model) -> Self:
+        """Keep the tasks whose creator is this object, of any model."""
+        return self.filter(_creator_filter(creator))
+
+    def failed(self, within: timedelta | None = None) -> Self:
+        """Keep the failed ones, of the time `within` until now if it is given."""
+        failed = self.filter(failed_at__isnull=False)
+        if within:
+            failed = failed.filter(failed_at__gt=timezone.now() - within)
+        return failed
+
+    def succeeded(self, within: timedelta | None = None) -> Self:
+        """Keep the successful ones, of the time `within` until now if it is given."""
+        succeeded = self.filter(failed_at__isnull=True)
+        if within:
+            succeeded = succeeded.filter(run_at__gt=timezone.now() - within)
+        return succeeded

@@ -1,0 +1,277 @@
+"""The rows: tasks that wait or run, tasks that ended, and who runs them."""
+
+import json
+import logging
+import os
+from datetime import datetime
+from types import TracebackType
+from typing import Any
+
+from django.contrib.contenttypes.fields import GenericForeignKey
+from django.contrib.contenttypes.models import ContentType
+from django.db import models, router
+from django.utils import timezone
+
+from . import retries
+from .clock import DatabaseTime
+from .exceptions import InvalidTaskError, traceback_text
+from .managers import CompletedTaskQuerySet, TaskManager, TaskQuerySet
+from .settings import app_settings
+
+__all__ = [
+    "CompletedTask",
+    "CompletedTaskQuerySet",
+    "Runner",
+    "Task",
+    "TaskManager",
+    "TaskQuerySet",
+]
+
+
+logger = logging.getLogger(__name__)
+
+
+class Runner(models.Model):
+    """A running `process_tasks`: who it is, and until when it is trusted to live.
+
+    `Task.locked_by` holds its id. The row is made, renewed and removed by the runner's
+    bookkeeper; a runner whose row is gone must not touch a task any more.
+    """
+
+    id = models.CharField(max_length=64, primary_key=True)
+    # The host's name, for people.
+    host = models.CharField(max_length=255)
+    # Boot id and pid namespace: within one place a pid means one process.
+    place = models.CharField(max_length=190, db_index=True)
+    pid = models.IntegerField()
+    pid_started = models.BigIntegerField()
+    started_at = models.DateTimeField()
+    # Written with the database's clock alone, since hosts disagree.
+    trusted_until = models.DateTimeField()
+    version = models.CharField(max_length=32, default="")
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.pid} ({self.id})"
+
+    def is_trusted(self) -> bool:
+        """Return whether the lease still runs, by the database's clock."""
+        alive = Runner.objects.filter(pk=self.pk, trusted_until__gt=DatabaseTime())
+        return alive.exists()
+
+
+class BaseTask(models.Model):
+    """What Task and CompletedTask have in common: upstream's columns."""
+
+    HOURLY = 3600
+    DAILY = 24 * HOURLY
+    WEEKLY = 7 * DAILY
+    EVERY_2_WEEKS = 2 * WEEKLY
+    EVERY_4_WEEKS = 4 * WEEKLY
+    NEVER = 0
+    REPEAT_CHOICES = (
+        (HOURLY, "hourly"),
+        (DAILY, "daily"),
+        (WEEKLY, "weekly"),
+        (EVERY_2_WEEKS, "every 2 weeks"),
+        (EVERY_4_WEEKS, "every 4 weeks"),
+        (NEVER, "never"),
+    )
+
+    # Which function, with which arguments (JSON), and a hash of both.
+    task_name = models.CharField(max_length=190, db_index=True)
+    task_params = models.TextField()
+    task_hash = models.CharField(max_length=40, db_index=True)
+    verbose_name = models.CharField(max_length=255, null=True, blank=True)
+
+    priority = models.IntegerField(default=0, db_index=True)
+    # When it is to run; of a completed task, when it ended.
+    run_at = models.DateTimeField(db_index=True)
+    # Seconds from one planned run to the next.
+    repeat = models.BigIntegerField(choices=REPEAT_CHOICES, default=NEVER)
+    repeat_until = models.DateTimeField(null=True, blank=True)
+    queue = models.CharField(max_length=190, db_index=True, null=True, blank=True)
+
+    # Tries that have ended, and how the last one failed.
+    attempts = models.IntegerField(default=0, db_index=True)
+    failed_at = models.DateTimeField(db_index=True, null=True, blank=True)
+    last_error = models.TextField(blank=True)
+
+    # The claim: a runner's id, or the pid of an in-process runner, and since when.
+    locked_by = models.CharField(max_length=64, db_index=True, null=True, blank=True)
+    locked_at = models.DateTimeField(db_index=True, null=True, blank=True)
+
+    # Any object; the content type is a column of the concrete models.
+    creator_object_id = models.PositiveIntegerField(null=True, blank=True)
+    creator = GenericForeignKey("creator_content_type", "creator_object_id")
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return f"{self.verbose_name or self.task_name}"
+
+    def has_error(self) -> bool:
+        """Return whether the last try left an error."""
+        return bool(self.last_error)
+
+    has_error.boolean = True  # type: ignore[attr-defined]
+
+    def locked_by_pid_running(self) -> bool | None:
+        """Return whether the one who holds the task is alive; None if nobody does.
+
+        A runner with a row is asked by its lease. A number is looked up among the
+        processes of this host, whichever host it came from: upstream's rule.
+        """
+        if not self.locked_by:
+            return None
+        runner = Runner.objects.filter(pk=self.locked_by).first()
+        if runner is not None:
+            return runner.is_trusted()
+        return _is_running(self.locked_by)
+
+    locked_by_pid_running.boolean = True  # type: ignore[attr-defined]
+
+
+class Task(BaseTask):
+    """A task that waits, or runs if it is locked."""
+
+    creator_content_type = models.ForeignKey(
+        ContentType,
+        null=True,
+        blank=True,
+        related_name="background_task",
+        on_delete=models.CASCADE,
+    )
+
+    objects = TaskManager()
+
+    class Meta:
+        db_table = "background_task"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save; an empty `locked_by` means nobody, which is NULL."""
+        self.locked_by = self.locked_by or None
+        super().save(*args, **kwargs)
+
+    def params(self) -> tuple[list[Any], dict[str, Any]]:
+        """Return the positional and the keyword arguments."""
+        args, kwargs = json.loads(self.task_params)
+        return args, kwargs
+
+    def lock(self, locked_by: str) -> "Task | None":
+        """Claim this task for `locked_by`; return it afresh, or None if it is held."""
+        now = timezone.now()
+        # Not from a replica, which may not know yet.
+        tasks = Task.objects.using(router.db_for_write(Task)).filter(pk=self.pk)
+        if not tasks.unlocked(now).update(locked_by=locked_by, locked_at=now):
+            return None
+        return tasks.first()
+
+    def reschedule(
+        self,
+        type: type[BaseException] | None,
+        err: BaseException,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Record that this try failed: for a later try, or for good.
+
+        Sends `task_rescheduled` or `task_failed` after the commit. Changes nothing if
+        the task is no longer locked as this instance says.
+        """
+        from . import books  # it builds on this module
+
+        entry = books.fail(
+            books.Claim.of(self),
+            traceback_text(err.with_traceback(traceback)),
+            permanent=isinstance(err, InvalidTaskError),
+        )
+        if entry is None:
+            logger.warning("Task %s changed hands: failure not recorded", self)
+            return
+        for name in ("attempts", "run_at", "last_error", "failed_at", "locked_by"):
+            setattr(self, name, getattr(entry.task, name))
+        self.locked_at = entry.task.locked_at
+        books.announce(entry)
+
+    def increment_attempts(self) -> None:
+        """Count one more try, in this instance and in its row."""
+        self.attempts += 1
+        Task.objects.filter(pk=self.pk).update(attempts=self.attempts)
+
+    def has_reached_max_attempts(self) -> bool:
+        """Return whether the task has been tried as often as it may be."""
+        return retries.exhausted(
+            self.attempts, app_settings.BACKGROUND_TASK_MAX_ATTEMPTS
+        )
+
+    def is_repeating_task(self) -> bool:
+        """Return whether a success is followed by another run."""
+        return self.repeat > self.NEVER
+
+    def create_completed_task(self) -> "CompletedTask":
+        """Save and return a CompletedTask with the values of this one, ended now."""
+        values = {
+            field.attname: getattr(self, field.attname)
+            for field in CompletedTask._meta.concrete_fields
+            if field.attname not in {"id", "run_at"}
+        }
+        completed = CompletedTask(run_at=timezone.now(), **values)
+        completed.save(using=self._state.db)
+        return completed
+
+    def create_repetition(self) -> "Task | None":
+        """Save and return the next run of a repeating task; None at the chain's end."""
+        if not self.is_repeating_task():
+            return None
+        run_at = retries.next_occurrence(
+            self.run_at, self.repeat, timezone.now(), self.repeat_until
+        )
+        if run_at is None:
+            return None
+        repetition = self._repetition(run_at)
+        repetition.save(using=self._state.db)
+        return repetition
+
+    def _repetition(self, run_at: datetime) -> "Task":
+        return Task(
+            task_name=self.task_name,
+            task_params=self.task_params,
+            task_hash=self.task_hash,
+            verbose_name=self.verbose_name,
+            priority=self.priority,
+            run_at=run_at,
+            repeat=self.repeat,
+            repeat_until=self.repeat_until,
+            queue=self.queue,
+            creator_content_type_id=self.creator_content_type_id,
+            creator_object_id=self.creator_object_id,
+        )
+
+
+class CompletedTask(BaseTask):
+    """A task that came to its end: failed for good if `failed_at` is set."""
+
+    creator_content_type = models.ForeignKey(
+        ContentType,
+        null=True,
+        blank=True,
+        related_name="completed_background_task",
+        on_delete=models.CASCADE,
+    )
+
+    objects = CompletedTaskQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} - {self.run_at}"
+
+
+def _is_running(locked_by: str) -> bool:
+    if not locked_by.isdecimal() or int(locked_by) == 0:
+        return False
+    try:
+        os.kill(int(locked_by), 0)
+    except PermissionError:  # it lives, and belongs to somebody else
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True

@@ -1,0 +1,51 @@
+"""When is a task tried again, when does it repeat, when is it given up?
+
+Functions of their arguments and of the settings alone: no rows, no clock.
+"""
+
+from datetime import datetime, timedelta
+
+from .settings import app_settings
+
+# A century: with a large exponent the moment would lie past the calendar's end.
+LONGEST_BACKOFF = timedelta(days=36_525)
+
+
+def backoff(attempts: int) -> timedelta:
+    """Return how long to wait after so many failed tries.
+
+    Upstream's rule, `attempts ** 4 + 5` seconds: 6, 21, 86, 261 s ... The exponent is
+    the setting `BACKOFF_MULTIPLIER`.
+    """
+    seconds = int(attempts**app_settings.BACKOFF_MULTIPLIER) + 5
+    return timedelta(seconds=min(seconds, int(LONGEST_BACKOFF.total_seconds())))
+
+
+def exhausted(attempts: int, max_attempts: int) -> bool:
+    """Return whether a task that was tried so often is given up."""
+    return attempts >= max_attempts
+
+
+def next_occurrence(
+    run_at: datetime,
+    repeat_seconds: int,
+    now: datetime,
+    repeat_until: datetime | None,
+) -> datetime | None:
+    """Return the first planned moment that is not past, or None at the chain's end.
+
+    Planned moments are `run_at`, the moment this occurrence was planned for, plus
+    multiples of `repeat_seconds`; missed ones are skipped. The chain ends when
+    `repeat_until` is reached, or would be passed by the next moment.
+    """
+    if repeat_until is not None and repeat_until <= now:
+        return None
+    try:
+        period = timedelta(seconds=repeat_seconds)
+        # The smallest k for which run_at + k * period >= now: a division rounded up.
+        planned = run_at + max(1, -((run_at - now) // period)) * period
+    except OverflowError:  # past the calendar's end: as good as never
+        return None
+    if repeat_until is not None and planned > repeat_until:
+        return None
+    return planned

@@ -1,0 +1,111 @@
+"""The settings, under upstream's names; each is read when it is asked for.
+
+Nothing is kept and nothing is checked here: `override_settings` works, and whoever
+uses a value says what is wrong with it.
+"""
+
+import multiprocessing
+from typing import Any
+
+from django.conf import settings
+
+
+class AppSettings:
+    """What the project's settings say, or the defaults."""
+
+    @property
+    def MAX_ATTEMPTS(self) -> int:
+        """How many times a task is tried; `BACKGROUND_TASK_MAX_ATTEMPTS` wins."""
+        attempts: int = _prefixed("MAX_ATTEMPTS", 25)
+        return attempts
+
+    @property
+    def BACKGROUND_TASK_MAX_ATTEMPTS(self) -> int:
+        """The same as `MAX_ATTEMPTS`."""
+        return self.MAX_ATTEMPTS
+
+    @property
+    def MAX_RUN_TIME(self) -> float:
+        """Seconds a task may run; `BACKGROUND_TASK_MAX_RUN_TIME` wins."""
+        seconds: float = _prefixed("MAX_RUN_TIME", 3600)
+        return seconds
+
+    @property
+    def BACKGROUND_TASK_MAX_RUN_TIME(self) -> float:
+        """The same as `MAX_RUN_TIME`."""
+        return self.MAX_RUN_TIME
+
+    @property
+    def BACKGROUND_TASK_RUN_ASYNC(self) -> bool:
+        """Whether several tasks run at the same time; older than `WORKERS`."""
+        return getattr(settings, "BACKGROUND_TASK_RUN_ASYNC", False)
+
+    @property
+    def BACKGROUND_TASK_ASYNC_THREADS(self) -> int:
+        """How many tasks run at the same time under `BACKGROUND_TASK_RUN_ASYNC`."""
+        return getattr(
+            settings, "BACKGROUND_TASK_ASYNC_THREADS", multiprocessing.cpu_count()
+        )
+
+    @property
+    def BACKGROUND_TASK_PRIORITY_ORDERING(self) -> str:
+        """'' if it is set to "ASC" (as nice: the lowest number first), else '-'."""
+        ordering = getattr(settings, "BACKGROUND_TASK_PRIORITY_ORDERING", "DESC")
+        return "" if ordering == "ASC" else "-"
+
+    @property
+    def BACKOFF_MULTIPLIER(self) -> float:
+        """The exponent of the back-off; django4-background-tasks named it so."""
+        return getattr(settings, "BACKOFF_MULTIPLIER", 4)
+
+    @property
+    def BACKGROUND_TASK_WORKERS(self) -> int | None:
+        """How many tasks run at the same time; None: see `workers`."""
+        return getattr(settings, "BACKGROUND_TASK_WORKERS", None)
+
+    @property
+    def BACKGROUND_TASK_MEMORY_LIMIT(self) -> int | str | None:
+        """What a task's processes may hold: bytes, or a text like "512M"; None: all."""
+        return getattr(settings, "BACKGROUND_TASK_MEMORY_LIMIT", None)
+
+    @property
+    def BACKGROUND_TASK_GRACE(self) -> float:
+        """Seconds between asking a task to stop and killing it."""
+        return getattr(settings, "BACKGROUND_TASK_GRACE", 5.0)
+
+    @property
+    def BACKGROUND_TASK_DRAIN_TIMEOUT(self) -> float:
+        """Seconds that running tasks get to finish when the runner is told to stop."""
+        return getattr(settings, "BACKGROUND_TASK_DRAIN_TIMEOUT", 25.0)
+
+    @property
+    def BACKGROUND_TASK_START_TIMEOUT(self) -> float:
+        """Seconds that a task's process gets to import the project and begin."""
+        return getattr(settings, "BACKGROUND_TASK_START_TIMEOUT", 60.0)
+
+    @property
+    def BACKGROUND_TASK_LEASE(self) -> float:
+        """Seconds for which a runner that is not heard of is trusted to be alive."""
+        return getattr(settings, "BACKGROUND_TASK_LEASE", 30.0)
+
+    @property
+    def BACKGROUND_TASK_OVERRIDES(self) -> dict[str, dict[str, Any]]:
+        """Limits by task name: {"max_run_time": seconds, "memory_limit": "512M"}."""
+        return getattr(settings, "BACKGROUND_TASK_OVERRIDES", {})
+
+    @property
+    def workers(self) -> int:
+        """How many tasks run at the same time, from the new setting or the old two."""
+        if self.BACKGROUND_TASK_WORKERS is not None:
+            return self.BACKGROUND_TASK_WORKERS
+        if self.BACKGROUND_TASK_RUN_ASYNC:
+            return self.BACKGROUND_TASK_ASYNC_THREADS
+        return 1
+
+
+def _prefixed(name: str, default: Any) -> Any:
+    bare = getattr(settings, name, default)
+    return getattr(settings, f"BACKGROUND_TASK_{name}", bare)
+
+
+app_settings = AppSettings()

@@ -1,0 +1,89 @@
+"""How does the supervisor keep a long-lived process of its own at work?"""
+
+from collections.abc import Callable
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from . import clock, spawning
+from .channel import Channel, Message, pair
+
+_LONGEST_BACKOFF = 30.0
+
+
+class Backoff:
+    """When may something that failed be tried again? After 1, 2, 4 … 30 s."""
+
+    def __init__(self) -> None:
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        self.until = 0.0
+        self._next = 1.0
+
+    def failed(self) -> None:
+        self.until = clock.now() + self._next
+        self._next = min(self._next * 2, _LONGEST_BACKOFF)
+
+
+class Aide:
+    """A process that serves the supervisor's loop: the bookkeeper, or the launcher.
+
+    Its handle is the same for all its lives: when it dies, hangs or is frozen it is
+    killed and started again.
+    """
+
+    name = "aide"
+
+    def __init__(self) -> None:
+        self._process: SpawnProcess | None = None
+        self.backoff = Backoff()
+
+    def _start(self, target: Callable[..., None], *args: Any) -> None:
+        """Start `target(its end of the channel, *args)` in a fresh interpreter."""
+        ours, theirs = pair()
+        self.channel = Channel(ours)
+        self.started_at = self.heard_at = clock.now()
+        self._process = spawning.start(target, theirs, *args)
+        theirs.close()
+
+    @property
+    def up(self) -> bool:
+        return self._process is not None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def has_spoken(self) -> bool:
+        """Has it said anything in this life?"""
+        return self.heard_at > self.started_at
+
+    def receive(self) -> list[Message]:
+        messages = self.channel.receive()
+        if messages:
+            self.heard_at = clock.now()
+        return messages
+
+    def kill(self) -> None:
+        """Kill it in the middle of whatever it does."""
+        if self._process is not None:
+            self._process.kill()
+            self._gone(None)
+
+    def close(self, wait: float) -> None:
+        """Hang up, which asks it to exit; kill it if it has not within `wait` s."""
+        if self._process is not None:
+            self.channel.hang_up()
+            if not self._gone(wait):
+                self.kill()
+
+    def _gone(self, wait: float | None) -> bool:
+        assert self._process is not None
+        self._process.join(wait)
+        if self._process.exitcode is None:
+            return False
+        self._process.close()
+        self._process = None
+        self.channel.close()
+        return True

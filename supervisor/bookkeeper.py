@@ -1,0 +1,338 @@
+"""Who claims, records, renews the lease and rescues?
+
+The bookkeeper is a process of its own with the one connection to the queue: when the
+database hangs, it hangs, and the limits go on acting. It never touches a process.
+
+This module has both sides: `Bookkeeper` is called from the supervisor's loop, the rest
+runs in the bookkeeper's process.
+"""
+
+import contextlib
+import importlib
+import logging
+import random
+import select
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from setproctitle import setproctitle
+
+from . import clock, spawning
+from .aide import Aide
+from .channel import Channel, Message
+from .job import Project
+from .logrelay import LogRelay
+from .outcome import Lost, Outcome, Released, from_message, to_message
+from .queue import Queue, QueueUnavailable, QueueUnusable, Runner
+
+logger = logging.getLogger("background_task.supervisor")
+
+_FIRST_POLL = 0.05  # seconds after something has happened; then slower and slower
+_SLOWER = 1.5
+_ROUNDS_EVERY = 1.0  # seconds between two looks at the other runners
+_FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0  # seconds between tries in an outage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """Where the books are kept: a queue by dotted name, with plain data for it."""
+
+    queue: str  # "package.module:function", called with the arguments and the runner
+    arguments: dict[str, Any] = field(default_factory=dict)
+    lease: float  # seconds
+    sleep: float  # seconds: the longest wait between two looks
+
+
+class Bookkeeper(Aide):
+    """The supervisor's handle on its bookkeeper."""
+
+    name = "bookkeeper"
+
+    def __init__(self, project: Project, books: Books) -> None:
+        super().__init__()
+        self._project = project
+        self._books = books
+
+    def start(self, runner: Runner, *, register: bool) -> None:
+        """Start the process; it waits for `holding` before it claims anything."""
+        self._start(keep_books, self._project, self._books, runner, register)
+
+    def ended(self, claim: str, outcome: Outcome) -> None:
+        """Have the end of a try recorded; `turn` or `refused` answers."""
+        self.channel.send("ended", claim=claim, outcome=to_message(outcome))
+
+
+def keep_books(
+    end: socket.socket, project: Project, books: Books, runner: Runner, register: bool
+) -> None:
+    """Be the bookkeeper. Runs in its process."""
+    spawning.begin()
+    spawning.turn_deaf()
+    setproctitle("background_task: bookkeeper")
+    queue = _named(books.queue)(project.environment, books.arguments, runner)
+    # The relay comes after the set-up of the project, which configures logging.
+    with contextlib.closing(Channel(end)) as channel, LogRelay("background_task"):
+        _Desk(channel, queue, books, register).work()
+
+
+def _named(dotted: str) -> Callable[..., Queue]:
+    module, _, name = dotted.partition(":")
+    maker: Callable[..., Queue] = getattr(importlib.import_module(module), name)
+    return maker
+
+
+class _Fenced(Exception):
+    """The runner's row is gone: others have taken over what it held."""
+
+
+class _Desk:
+    """One bookkeeper's day: what is to be written, what may be claimed, what is held."""
+
+    def __init__(
+        self, channel: Channel, queue: Queue, books: Books, register: bool
+    ) -> None:
+        self._channel = channel
+        self._queue = queue
+        self._books = books
+        self._register = register
+        self._open = False
+        self._briefed = False  # has `holding` come?
+        self._leaving = False
+        self._draining = False
+        self._credits = 0
+        self._held: set[str] = set()
+        self._ended: dict[str, Outcome] = {}
+        self._let_go: set[str] = set()
+        self._swept: list[str] = []
+        self._available: bool | None = None
+        self._retry_after = _FIRST_RETRY
+        self._poll_after = _FIRST_POLL
+        self._poll_at = self._renew_at = self._retry_at = self._rounds_at = 0.0
+
+    def work(self) -> None:
+        """Take turns until told to leave, or until the supervisor is gone."""
+        try:
+            while not self._channel.ended and not self._may_leave():
+                try:
+                    self._turn()
+                except QueueUnavailable as error:
+                    self._lost_touch(error)
+                self._wait()
+        except QueueUnusable as error:
+            self._last_word("unusable", text=str(error))
+        except _Fenced:
+            self._last_word("fenced")
+        if self._may_leave():
+            self._sign_off()
+
+    def _may_leave(self) -> bool:
+        return self._leaving and not self._ended
+
+    def _turn(self) -> None:
+        """Renew, look after others, record, claim: what is due of it."""
+        if clock.now() < self._retry_at:
+            return
+        if not self._open:
+            self._queue.open(register=self._register)
+            self._open = True
+        if self._renew_at <= clock.now():
+            self._renew()
+        if self._rounds_at <= clock.now() or self._swept:
+            self._look_after_others()
+        if self._ended or self._wants_to_claim():
+            self._write_and_claim()
+        self._in_touch()
+
+    def _renew(self) -> None:
+        """Prolong the lease, and compare what the queue and the supervisor hold."""
+        sent = clock.now()
+        with self._queue.transaction():
+            if not self._queue.renew():
+                raise _Fenced
+            settled = self._compare() if self._briefed else []
+        self._renew_at = sent + self._books.lease / 3
+        self._channel.send("lease", sent_at=sent)
+        if settled:
+            self._let_go.difference_update(settled)
+            self._held.difference_update(settled)
+            self._channel.send("turn", recorded=settled, jobs=[], dry=False)
+
+    def _compare(self) -> list[str]:
+        """Settle the rows that are locked by this runner and that nobody works on.
+
+        A claim of an earlier bookkeeper that the supervisor never read did not start:
+        it is released. One whose end could not be recorded is lost. Returns the latter.
+        """
+        settled = sorted(self._let_go)
+        for claim in self._queue.held() - (self._held - self._let_go):
+            if claim in self._let_go:
+                self._queue.record(claim, Lost("its end could not be recorded"))
+            else:
+                self._queue.record(claim, Released("claimed, and never started"))
+        return settled
+
+    def _look_after_others(self) -> None:
+        """Release what dead runners held; have the dead of this place swept first."""
+        self._rounds_at = clock.now() + min(_ROUNDS_EVERY, self._books.lease / 3)
+        while self._swept:
+            self._rescued(self._queue.rescue(self._swept[0]), self._swept[0])
+            self._swept.pop(0)
+        self._rescued(self._queue.rescue(), "expired")
+        for runner in self._queue.dead_runners():
+            self._channel.send(
+                "sweep", runner=runner.id, pid=runner.pid, started=runner.started
+            )
+
+    def _rescued(self, tries: int, whose: str) -> None:
+        if tries:
+            logger.warning("Rescued %s tries of a dead runner (%s)", tries, whose)
+            self._poll_at = 0.0
+
+    def _wants_to_claim(self) -> bool:
+        """Is it time to look, and is there something to be had?"""
+        if not self._briefed or self._draining or not self._credits:
+            return False
+        if clock.now() < self._poll_at:
+            return False
+        if self._queue.may_be_due():
+            return True
+        self._found_too_few()
+        return False
+
+    def _write_and_claim(self) -> None:
+        ended = list(self._ended.items())
+        try:
+            jobs = self._transaction(ended)
+        except QueueUnavailable:
+            raise
+        except Exception:
+            logger.exception("A turn with %s outcomes failed; trying each", len(ended))
+            self._found_too_few(dry=False)
+            self._record_one_by_one(ended)
+            return
+        self._committed([claim for claim, _ in ended], jobs)
+
+    def _transaction(self, ended: list[tuple[str, Outcome]]) -> list[dict[str, Any]]:
+        wanted = 0 if self._draining or not self._briefed else self._credits
+        with self._queue.transaction():
+            for claim, outcome in ended:
+                self._queue.record(claim, outcome)
+            jobs = self._queue.claim(wanted) if wanted else []
+        self._credits -= len(jobs)
+        self._held.update(job.claim for job in jobs)
+        if wanted and len(jobs) < wanted:
+            self._found_too_few(dry=not jobs)
+        return [job.to_message() for job in jobs]
+
+    def _committed(self, recorded: list[str], jobs: list[dict[str, Any]]) -> None:
+        for claim in recorded:
+            del self._ended[claim]
+            self._held.discard(claim)
+        if recorded or jobs:
+            self._soon()
+            self._channel.send("turn", recorded=recorded, jobs=jobs, dry=False)
+
+    def _record_one_by_one(self, ended: list[tuple[str, Outcome]]) -> None:
+        """One poisoned outcome must not stop the rest."""
+        for claim, outcome in ended:
+            if self._record_alone(claim, outcome):
+                self._committed([claim], [])
+            else:
+                del self._ended[claim]
+                self._channel.send("refused", claim=claim)
+
+    def _record_alone(self, claim: str, outcome: Outcome) -> bool:
+        for attempt in (outcome, Lost("its outcome could not be recorded")):
+            try:
+                with self._queue.transaction():
+                    self._queue.record(claim, attempt)
+                return True
+            except QueueUnavailable:
+                raise
+            except Exception:
+                logger.exception("Recording the end of %s failed", claim)
+        return False
+
+    def _found_too_few(self, *, dry: bool = True) -> None:
+        """Nothing more is due: say so, and look less and less often."""
+        if dry:
+            self._channel.send("turn", recorded=[], jobs=[], dry=True)
+        self._poll_at = clock.now() + self._poll_after
+        self._poll_after = min(self._poll_after * _SLOWER, self._books.sleep)
+
+    def _soon(self) -> None:
+        """Something happened: more of it may follow."""
+        self._poll_at = 0.0
+        self._poll_after = min(_FIRST_POLL, self._books.sleep)
+
+    def _lost_touch(self, error: QueueUnavailable) -> None:
+        self._available = False
+        self._channel.send("unavailable", error=str(error))
+        self._retry_at = clock.now() + self._retry_after * random.uniform(0.8, 1.2)
+        longest = min(_LONGEST_RETRY, self._books.lease / 6)
+        self._retry_after = min(self._retry_after * 2, longest)
+        self._renew_at = 0.0  # renew and compare first: a commit may have been made
+
+    def _in_touch(self) -> None:
+        if self._available is False:
+            self._channel.send("available")
+        self._available = True
+        self._retry_at, self._retry_after = 0.0, _FIRST_RETRY
+
+    def _wait(self) -> None:
+        """Wait for a message, or for the moment at which the next turn is due."""
+        waiting = [self._channel] if self._channel.waiting_to_send else []
+        timeout = max(0.0, self._next_turn() - clock.now())
+        select.select([self._channel], waiting, [], timeout)
+        self._channel.flush()
+        for message in self._channel.receive():
+            self._heed(message)
+
+    def _next_turn(self) -> float:
+        if self._available is False:
+            return self._retry_at
+        if self._ended or self._swept:
+            return 0.0
+        may_claim = self._briefed and self._credits and not self._draining
+        poll_at = self._poll_at if may_claim else self._renew_at
+        return min(self._renew_at, self._rounds_at, poll_at)
+
+    def _heed(self, message: Message) -> None:
+        match message:
+            case {"kind": "holding", "claims": list(claims), "tasks": dict(tasks)}:
+                self._held.update(claims)
+                self._queue.know(tasks)
+                self._briefed = True
+                self._renew_at = 0.0  # compare before anything is claimed
+            case {"kind": "want", "n": int(n)}:
+                self._credits += n
+            case {"kind": "ended", "claim": str(claim), "outcome": dict(outcome)}:
+                self._ended[claim] = from_message(outcome)
+            case {"kind": "let_go", "claim": str(claim)}:
+                self._let_go.add(claim)
+                self._renew_at = 0.0
+            case {"kind": "swept", "runner": str(runner)}:
+                self._swept.append(runner)
+                self._renew_at = 0.0
+            case {"kind": "drain"}:
+                self._draining = True
+                self._credits = 0
+            case {"kind": "leave"}:
+                self._draining = self._leaving = True
+
+    def _last_word(self, kind: str, **fields: str) -> None:
+        """Say it and wait until it has been read: then the supervisor hangs up."""
+        self._channel.send(kind, **fields)
+        while not self._channel.ended:
+            select.select([self._channel], [], [])
+            self._channel.receive()
+
+    def _sign_off(self) -> None:
+        if not self._open:
+            return
+        try:
+            self._queue.close()
+        except QueueUnavailable as error:
+            logger.warning("The runner could not sign off: %s", error)

@@ -1,0 +1,145 @@
+"""How do two of our processes talk? JSON lines over a private socket pair."""
+
+import array
+import contextlib
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+Message = dict[str, Any]
+
+_CHUNK = 65_536
+_MOST_FDS = 64
+
+
+class Channel:
+    """One end of a private socket pair: messages out and in, neither ever blocks.
+
+    A message is one JSON object with a `kind`. It may carry open file descriptors,
+    which the channel takes over: they are closed here once they have been sent.
+    What is sent to a dead peer is dropped; `ended` says that it is gone.
+    """
+
+    def __init__(self, end: socket.socket, longest: int | None = None) -> None:
+        """Take over `end`; drop lines over `longest` bytes (None: any length)."""
+        end.setblocking(False)
+        self._socket = end
+        self._longest = longest
+        self._incoming = bytearray()
+        self._received_fds: deque[int] = deque()
+        self._outgoing: deque[tuple[memoryview, list[int]]] = deque()
+        self.ended = False
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def waiting_to_send(self) -> bool:
+        """Is there something that the peer has had no room for yet?"""
+        return bool(self._outgoing)
+
+    def send(self, kind: str, /, fds: Iterable[int] = (), **fields: Any) -> None:
+        """Send a message, or keep it until there is room for it."""
+        fds = list(fds)
+        message = {"kind": kind, **({"fds": len(fds)} if fds else {}), **fields}
+        line = json.dumps(message).encode() + b"\n"
+        self._outgoing.append((memoryview(line), fds))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send as much of what is waiting as there is room for."""
+        while self._outgoing:
+            data, fds = self._outgoing.popleft()
+            try:
+                sent = self._socket.sendmsg([data], _rights(fds))
+            except (BlockingIOError, InterruptedError):
+                self._outgoing.appendleft((data, fds))
+                return
+            except OSError:  # the peer is gone: nobody is left to read it
+                _close_all(fds)
+                continue
+            _close_all(fds)  # they travel with the first byte
+            if sent < len(data):
+                self._outgoing.appendleft((data[sent:], []))
+
+    def receive(self, most: int = 1 << 20) -> list[Message]:
+        """Return the whole messages that have arrived, reading at most `most` bytes.
+
+        At the end of the stream `ended` becomes True.
+        """
+        while most > 0 and not self.ended:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(
+                    _CHUNK,
+                    socket.CMSG_SPACE(_MOST_FDS * array.array("i").itemsize),
+                    getattr(socket, "MSG_CMSG_CLOEXEC", 0),
+                )
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:  # reset by a peer that died with unread data
+                data, ancillary = b"", []
+            self._received_fds.extend(_fds_of(ancillary))
+            self._incoming += data
+            self.ended = not data
+            most -= len(data)
+        return self._whole_messages()
+
+    def _whole_messages(self) -> list[Message]:
+        *lines, rest = self._incoming.split(b"\n")
+        too_long = self._longest is not None and len(rest) > self._longest
+        self._incoming = bytearray() if too_long else rest
+        return [message for line in lines if (message := self._decode(line))]
+
+    def _decode(self, line: bytes) -> Message | None:
+        """Return the message, or None for what none of our processes has written."""
+        try:
+            message = json.loads(line)
+        except ValueError:
+            return None
+        if not isinstance(message, dict) or "kind" not in message:
+            return None
+        if count := message.pop("fds", 0):
+            message["fds"] = [self._received_fds.popleft() for _ in range(count)]
+        return message
+
+    def hang_up(self) -> None:
+        """Say no more; what was sent can still be read, and so can the other side."""
+        with contextlib.suppress(OSError):  # the peer is gone already
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close this end, and every descriptor that was to be sent or taken."""
+        for _, fds in self._outgoing:
+            _close_all(fds)
+        self._outgoing.clear()
+        _close_all(self._received_fds)
+        self._received_fds.clear()
+        self._socket.close()
+        self.ended = True
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a new private socket pair."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:
+    if not fds:
+        return []
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())]
+
+
+def _fds_of(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)

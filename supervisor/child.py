@@ -1,0 +1,189 @@
+"""What does the supervisor know of one live process, and how does it end it?"""
+
+import os
+import signal
+from dataclasses import dataclass
+
+from . import memory, processes
+from .channel import Channel, Message
+from .job import Job
+from .outcome import (
+    Crashed,
+    Failed,
+    Outcome,
+    OutOfMemory,
+    Released,
+    Succeeded,
+    TimedOut,
+)
+
+# A tree that goes on growing after it was asked to stop is not given its grace.
+_GROWING_ON = 1.25
+
+_REASONS = {TimedOut: "time", OutOfMemory: "memory", Released: "release"}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The last word of a task's process."""
+
+    verdict: str  # "succeeded", "failed", "stopped" or "unprepared"
+    at: float
+    error: str = ""
+    permanent: bool = False
+
+
+class Child:
+    """One live process: watch it, ask it to stop, insist, sum it up.
+
+    Called from the supervisor's loop only; nothing here blocks.
+    """
+
+    def __init__(
+        self, number: int, job: Job, channel: Channel, now: float, start_timeout: float
+    ) -> None:
+        """`number` names the process to the launcher; the timeout is in seconds."""
+        self.number = number
+        self.job = job
+        self.channel = channel
+        self.pid: int | None = None
+        self.begun: float | None = None
+        self.report: Report | None = None
+        self.stopping: Outcome | None = None  # why we asked it to stop
+        self.deadline: float | None = now + start_timeout  # of what it does now
+        self.kill_at: float | None = None
+        self.gone = False
+        self._pidfd: int | None = None
+        self._stopped_at: float | None = None
+        self._exitcode: int | None = None
+        self._start_text = (
+            f"it had not begun after {start_timeout:g} s (BACKGROUND_TASK_START_TIMEOUT)"
+        )
+        channel.send("job", job=job.to_message())
+
+    def __str__(self) -> str:
+        return str(self.job)
+
+    def started(self, pid: int, pidfd: int | None) -> None:
+        """The launcher says that the process runs; the pidfd is ours from now on."""
+        self.pid = pid
+        self._pidfd = pidfd
+
+    def heed(self, message: Message, now: float) -> None:
+        """Take in what the process says of itself."""
+        match message:
+            case {"kind": "begun", "at": float(at)} if self.begun is None:
+                self.begun = at
+                seconds = self.job.limits.seconds
+                self.deadline = None if seconds is None else at + seconds
+            case {"kind": "report", "verdict": str(verdict), "at": float(at)}:
+                self.report = Report(
+                    verdict,
+                    at,
+                    str(message.get("error", "")),
+                    message.get("permanent") is True,
+                )
+                self.deadline = None
+                self._insist_by(now + self.job.limits.grace)
+
+    def enforce_time(self, now: float) -> None:
+        """Ask it to stop at its deadline; kill it when its grace has run out."""
+        if self.deadline is not None and now >= self.deadline:
+            self._over_time(now)
+        if self.kill_at is not None and now >= self.kill_at:
+            self.kill()
+
+    def _over_time(self, now: float) -> None:
+        limits = self.job.limits
+        if self.begun is None:
+            self.stop(Crashed(None, while_starting=True, text=self._start_text), now)
+        elif limits.seconds is not None:
+            self.stop(TimedOut(limits.seconds, limits.seconds_name), now)
+
+    @property
+    def watches_memory(self) -> bool:
+        return (
+            self.job.limits.memory is not None
+            and self.begun is not None
+            and self.report is None
+            and self.pid is not None
+        )
+
+    def enforce_memory(self, now: float) -> None:
+        """Ask it to stop when its tree holds too much; kill one that grows on."""
+        limits = self.job.limits
+        if self.pid is None or limits.memory is None or self.gone:
+            return
+        used = memory.of_tree(self.pid)
+        if used > limits.memory:
+            self.stop(OutOfMemory(used, limits.memory, limits.memory_name), now)
+        if used > limits.memory * _GROWING_ON:
+            self.kill()
+
+    def stop(self, why: Outcome, now: float, kill_at: float | None = None) -> None:
+        """Ask it to stop, and insist after the grace, or at `kill_at` if that is sooner.
+
+        The first reason is the one that counts. One that has reported already is
+        only held to leave in time.
+        """
+        moment = now + self.job.limits.grace
+        self._insist_by(moment if kill_at is None else min(moment, kill_at))
+        if self.stopping is not None or self.report is not None:
+            return
+        self.stopping = why
+        self.deadline = None
+        self._stopped_at = now
+        if self.begun is None:
+            self.kill()  # nothing of the user's task has run that could unwind
+            return
+        self.channel.send("stop", reason=_REASONS[type(why)], text=str(why))
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the process; the launcher sweeps what it leaves behind."""
+        self.kill_at = 0.0 if self.pid is None else None  # as soon as we know its pid
+        self._signal(signal.SIGKILL)
+
+    def ended(self, exitcode: int | None) -> None:
+        """It is dead and its tree is swept; None: nobody could see how it died."""
+        self._exitcode = exitcode
+        self.gone = True
+        self.deadline = self.kill_at = None
+
+    def close(self) -> None:
+        self.channel.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def outcome(self, *, draining: bool = False) -> Outcome:
+        """Sum it up by the evidence, in the order in which it can be believed.
+
+        While `draining`, a SIGTERM that was not ours came with ours: systemd, for
+        one, sends it to every process of a unit.
+        """
+        report = self.report
+        if report and report.verdict == "succeeded" and self._in_time(report):
+            return Succeeded()
+        if self.stopping is not None:
+            return self.stopping
+        if report is None:
+            return Crashed(self._exitcode, while_starting=self.begun is None)
+        if report.verdict == "unprepared":
+            return Released(f"the project cannot be set up: {report.error}")
+        if report.verdict == "stopped" and draining:
+            return Released("the runner was stopped")
+        return Failed(report.error, report.permanent)
+
+    def _in_time(self, report: Report) -> bool:
+        """Was it said before we stopped it? A release is no limit: it may finish."""
+        if self._stopped_at is None or isinstance(self.stopping, Released):
+            return True
+        return report.at <= self._stopped_at
+
+    def _insist_by(self, moment: float) -> None:
+        self.kill_at = moment if self.kill_at is None else min(moment, self.kill_at)
+
+    def _signal(self, number: int) -> None:
+        if self.pid is not None and not self.gone:
+            processes.send_signal(self.pid, self._pidfd, number)

@@ -1,0 +1,360 @@
+"""The one seam between the two packages: Task → Job, Outcome → Task.
+
+Called in the bookkeeper's process only. Nothing of the user's runs here but settings
+and `AppConfig.ready`: no task and no receiver of a model's signals.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, assert_never
+
+from django.db import Error, connections, models, router, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+from django.db.models import signals as model_signals
+
+from background_task import __version__, execution
+
+from . import processes
+from .job import Job
+from .options import LimitRules, OptionError
+from .outcome import (
+    Cancelled,
+    Crashed,
+    Failed,
+    Lost,
+    Outcome,
+    OutOfMemory,
+    Released,
+    Succeeded,
+    TimedOut,
+)
+from .queue import QueueUnavailable, QueueUnusable, Runner
+
+_TARGET = "background_task.execution:execute"
+
+# sqlstates (their first two or all five characters) that are a matter of waiting:
+# connection, resources, operator, rollback (deadlock, serialization), lock not
+# available, read-only after a failover.
+_PASSING = ("08", "53", "57", "58", "40", "55P03", "25006")
+# errno of MySQL and MariaDB for a mistake that they call an OperationalError.
+_MYSQL_MISTAKES = {1054, 1146, 1049}
+
+
+class DatabaseQueue:
+    """The tasks in the database, for one runner; see `queue.Queue` for the methods."""
+
+    def __init__(
+        self, environment: dict[str, Any], arguments: dict[str, Any], runner: Runner
+    ) -> None:
+        """`arguments`: lease (s), queues (list) and rules (fields of LimitRules)."""
+        execution.set_up(environment)
+        _silence_model_signals()
+        from background_task import books, claims, leases
+        from background_task.models import CompletedTask, Task
+        from background_task.models import Runner as RunnerRow
+
+        self._books, self._claims, self._leases = books, claims, leases
+        self._models = Task, CompletedTask, RunnerRow
+        self._tasks_logger = logging.getLogger("background_task.tasks")
+        self._runner = runner
+        self._lease: float = arguments["lease"]
+        self._queues: list[str] = arguments["queues"]
+        self._rules = LimitRules(**arguments["rules"])
+        self._alias = router.db_for_write(Task)
+        self._connection = connections[self._alias]
+        _limit_waiting(self._connection, self._lease / 3)
+
+    def open(self, *, register: bool) -> None:
+        with self._translated():
+            try:
+                for model in self._models:
+                    model._base_manager.using(self._alias).first()
+            except Error as error:
+                if _is_passing(self._connection, error):
+                    raise
+                raise QueueUnusable(_migrate_text(self._alias, error)) from error
+            if register:
+                self._leases.register(
+                    self._runner.id,
+                    self._lease,
+                    host=self._runner.host[:255],
+                    place=self._runner.place,
+                    pid=self._runner.pid,
+                    pid_started=self._runner.started,
+                    version=__version__,
+                )
+
+    def know(self, tasks: Mapping[str, Any]) -> None:
+        from background_task.settings import app_settings
+
+        overrides = app_settings.BACKGROUND_TASK_OVERRIDES
+        self._limits = {}
+        for name, decorator in tasks.items():
+            try:
+                limits = self._rules.limits(decorator, overrides.get(name, {}))
+            except OptionError as error:
+                raise QueueUnusable(f"Task {name}: {error}") from error
+            self._limits[name] = limits
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        with self._translated(), transaction.atomic(using=self._alias):
+            yield
+
+    def renew(self) -> bool:
+        with self._translated():
+            return self._leases.renew(self._runner.id, self._lease)
+
+    def claim(self, n: int) -> list[Job]:
+        with self._translated():
+            try:
+                tasks = self._claims.claim(
+                    self._runner.id, list(self._limits), self._queues, n
+                )
+            except self._leases.LeaseLost as error:
+                raise QueueUnavailable(str(error)) from error
+        return [self._job(task) for task in tasks]
+
+    def record(self, claim: str, outcome: Outcome) -> None:
+        with self._translated():
+            self._record(self._parse(claim), outcome)
+
+    def held(self) -> set[str]:
+        Task, _, _ = self._models
+        rows = Task.objects.using(self._alias).filter(locked_by=self._runner.id)
+        with self._translated():
+            return {
+                _claim_text(pk, locked_at)
+                for pk, locked_at in rows.values_list("pk", "locked_at")
+            }
+
+    def may_be_due(self) -> bool:
+        with self._translated():
+            return self._claims.choose(list(self._limits), self._queues).exists()
+
+    def dead_runners(self) -> list[Runner]:
+        with self._translated():
+            neighbours = list(
+                self._rows().filter(place=self._runner.place).exclude(pk=self._runner.id)
+            )
+            lapsed = set(self._leases.lapsed().values_list("pk", flat=True))
+        if self._connection.vendor == "sqlite":
+            lapsed = set()  # a long wait for the one lock is normal there
+        return [
+            Runner(row.id, row.host, row.place, row.pid, row.pid_started)
+            for row in neighbours
+            if row.id in lapsed or processes.started(row.pid) != row.pid_started
+        ]
+
+    def rescue(self, runner: str | None = None) -> int:
+        with self._translated():
+            if runner is not None:
+                return self._bury(runner, "its runner died")
+            others = self._leases.lapsed().exclude(place=self._runner.place)
+            buried = sum(
+                self._bury(row.id, f"nothing was heard of its runner on {row.host}")
+                for row in others
+            )
+            return buried + self._rescue_from_strangers()
+
+    def close(self) -> None:
+        with self._translated():
+            self._leases.sign_off(self._runner.id)
+        self._connection.close()
+
+    # Jobs and claims
+
+    def _job(self, task: Any) -> Job:
+        return Job(
+            id=task.pk,
+            name=task.task_name,
+            target=_TARGET,
+            args={
+                "id": task.pk,
+                "name": task.task_name,
+                "params": task.task_params,
+                "title": str(task),
+            },
+            claim=_claim_text(task.pk, task.locked_at),
+            limits=self._limits[task.task_name],
+        )
+
+    def _parse(self, claim: str) -> Any:
+        pk, _, locked_at = claim.partition("@")
+        moment = datetime.fromisoformat(locked_at)
+        return self._books.Claim(int(pk), self._runner.id, moment)
+
+    # Outcomes
+
+    def _record(self, claim: Any, outcome: Outcome) -> None:
+        """Carry an outcome over into the row; a fenced claim changes nothing."""
+        match outcome:
+            case Succeeded():
+                self._tell(self._books.succeed(claim), "Ran task and deleting %s")
+            case Failed(permanent=permanent):
+                self._fail(claim, outcome, permanent=permanent)
+            case TimedOut() | OutOfMemory() | Crashed() | Lost():
+                self._fail(claim, outcome, permanent=False)
+            case Cancelled():
+                self._fail(claim, outcome, permanent=True)
+            case Released():
+                self._books.release(claim)
+            case _:
+                assert_never(outcome)
+
+    def _fail(self, claim: Any, outcome: Outcome, *, permanent: bool) -> None:
+        entry = self._books.fail(claim, str(outcome), permanent=permanent)
+        self._tell(entry, "Rescheduling %s\n%s", str(outcome), level=logging.ERROR)
+
+    def _tell(
+        self, entry: Any, text: str, *more: str, level: int = logging.INFO
+    ) -> None:
+        """Log what was recorded, once it is committed; nothing for a fenced try."""
+        if entry is not None:
+            log = self._tasks_logger.log
+            transaction.on_commit(
+                lambda: log(level, text, entry.task, *more), using=self._alias
+            )
+
+    # The dead
+
+    def _bury(self, runner: str, why: str) -> int:
+        """Record what a dead runner held as lost, and forget it: both or neither."""
+        with transaction.atomic(using=self._alias):
+            row = self._rows().filter(pk=runner)
+            if row.select_for_update().first() is None:
+                return 0  # another has done it
+            lost = self._lose(runner, why)
+            row.delete()
+            return lost
+
+    def _lose(self, locked_by: str, why: str) -> int:
+        Task, _, _ = self._models
+        tasks = Task.objects.using(self._alias).filter(locked_by=locked_by)
+        count = 0
+        for task in tasks.only("pk", "locked_by", "locked_at"):
+            self._fail(self._books.Claim.of(task), Lost(why), permanent=False)
+            count += 1
+        return count
+
+    def _rescue_from_strangers(self) -> int:
+        """Rows that are locked by what is no number and no runner: nobody has them."""
+        Task, _, _ = self._models
+        known = self._rows().filter(pk=models.OuterRef("locked_by"))
+        owners = (
+            Task.objects.using(self._alias)
+            .exclude(locked_by=None)
+            .exclude(models.Exists(known))
+            .values_list("locked_by", flat=True)
+            .distinct()
+        )
+        strangers = [owner for owner in owners if owner and not owner.isdecimal()]
+        with transaction.atomic(using=self._alias):
+            return sum(
+                self._lose(owner, "its runner is unknown") for owner in strangers
+            )
+
+    def _rows(self) -> Any:
+        _, _, RunnerRow = self._models
+        return RunnerRow._base_manager.using(self._alias)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what waiting can cure into QueueUnavailable; let the rest through."""
+        try:
+            yield
+        except Error as error:
+            if not _is_passing(self._connection, error):
+                raise
+            text = " ".join(str(error).split())
+            raise QueueUnavailable(f"{type(error).__name__}: {text}") from error
+        finally:
+            self._forget_broken_connection()
+
+    def _forget_broken_connection(self) -> None:
+        connection = self._connection
+        if connection.errors_occurred and not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
+
+
+def _claim_text(pk: int, locked_at: datetime) -> str:
+    return f"{pk}@{locked_at.isoformat()}"
+
+
+def _is_passing(connection: BaseDatabaseWrapper, error: Error) -> bool:
+    """Is this error an outage, which passes, and not a mistake, which stays?"""
+    cause = error.__cause__
+    if connection.vendor == "postgresql":
+        sqlstate = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+        if sqlstate is not None:
+            return str(sqlstate).startswith(_PASSING)
+    kind = type(error).__name__
+    if kind == "InterfaceError":
+        return True
+    if kind != "OperationalError":
+        return False
+    if connection.vendor == "mysql":
+        return not (error.args and error.args[0] in _MYSQL_MISTAKES)
+    return not str(error).startswith("no such ")
+
+
+def _migrate_text(alias: str, error: Error) -> str:
+    text = " ".join(str(error).split())
+    return (
+        f"The tables of background_task in database {alias!r} are missing or not up to "
+        f"date ({text}). Run: manage.py migrate background_task --database {alias}"
+    )
+
+
+def _limit_waiting(connection: BaseDatabaseWrapper, seconds: float) -> None:
+    """Have no call to the database wait longer than this: a lease is to be renewed."""
+    options = connection.settings_dict.setdefault("OPTIONS", {})
+    whole = max(1, int(seconds))
+    if connection.vendor == "postgresql":
+        options["connect_timeout"] = whole
+        options["tcp_user_timeout"] = int(seconds * 1000)
+    elif connection.vendor == "mysql":
+        for name in ("connect_timeout", "read_timeout", "write_timeout"):
+            options[name] = whole
+    elif connection.vendor == "sqlite":
+        options["timeout"] = seconds
+        # A transaction that begins with a read can fail at its first write without
+        # waiting; the bookkeeper's begin with the write lock.
+        options["transaction_mode"] = "IMMEDIATE"
+
+    def limit_session(sender: Any, connection: Any, **kwargs: Any) -> None:
+        with connection.cursor() as cursor:
+            for statement in _session_limits(connection, seconds):
+                cursor.execute(statement)
+
+    connection_created.connect(limit_session, weak=False)
+
+
+def _session_limits(connection: Any, seconds: float) -> list[str]:
+    milliseconds, whole = int(seconds * 1000), max(1, int(seconds))
+    if connection.vendor == "postgresql":
+        return [
+            f"SET statement_timeout = {milliseconds}",
+            f"SET lock_timeout = {milliseconds}",
+        ]
+    if connection.vendor == "mysql":
+        limits = [f"SET SESSION innodb_lock_wait_timeout = {whole}"]
+        if connection.mysql_is_mariadb:
+            limits.append(f"SET SESSION max_statement_time = {seconds:.3f}")
+        return limits
+    return []
+
+
+def _silence_model_signals() -> None:
+    """Disconnect every receiver of the models' signals in this process.
+
+    They are the user's code, which must not run here; the statements are the same.
+    """
+    for signal in vars(model_signals).values():
+        if isinstance(signal, model_signals.ModelSignal):
+            with signal.lock:
+                signal.receivers.clear()
+                signal.sender_receivers_cache.clear()

@@ -1,0 +1,206 @@
+"""What is the first code that a task's process runs, and its last word?
+
+Everything here runs in the child. It knows no Django: what makes it the user's project
+(`prepare`) and what the job is (`target`) are dotted names.
+"""
+
+import contextlib
+import importlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+from setproctitle import setproctitle
+
+from . import clock, processes, spawning
+from .channel import Channel
+from .job import Job, Project
+
+LONGEST_TEXT = 65_536  # characters of an error that are kept
+_OWN_PACKAGE = __name__.partition(".")[0]
+
+
+class Stopped(BaseException):
+    """Raised in a job's main thread when the job is asked to stop."""
+
+
+class Context:
+    """What a target learns of its try, and what it may say about its stopping."""
+
+    def __init__(self, job: Job, deadline: float | None) -> None:
+        self.claim = job.claim
+        self.deadline = deadline  # on `clock.now()`; None: no time limit
+        # Called with the reason ("time", "memory", "drain", ..., or "signal" when it
+        # was not the supervisor) and its text; the target may set another.
+        self.stop_with: Callable[[str, str], BaseException] = _stopped
+
+
+def _stopped(reason: str, text: str) -> BaseException:
+    return Stopped(text)
+
+
+def run(end: socket.socket, project: Project) -> NoReturn:
+    """Be a task's process: become the project, take a job, run it, report, leave."""
+    _begin("waiting for a task")
+    channel = Channel(end)
+    try:
+        _prepare(project)
+    except BaseException as error:
+        _report(channel, "unprepared", error=_text_of(error))
+        _leave(1)
+    job = _take_job(channel)
+    setproctitle(f"background_task: task {job.id} {job.name}")
+    _leave(_Try(channel, job).run())
+
+
+def discover(end: socket.socket, project: Project) -> NoReturn:
+    """Answer what the project's tasks are, and leave."""
+    _begin("discovery")
+    channel = Channel(end)
+    try:
+        _prepare(project)
+        found = _import(project.discover)() if project.discover else {}
+    except BaseException as error:
+        _say(channel, "failed", traceback=_text_of(error))
+        _leave(1)
+    _say(channel, "ready", found=found)
+    _leave(0)
+
+
+class _Try:
+    """One job from its first moment to its report."""
+
+    def __init__(self, channel: Channel, job: Job) -> None:
+        self._channel = channel
+        self._job = job
+        self._over = False  # nothing may be raised into what runs now
+        self._asked_to_stop = False
+
+    def run(self) -> int:
+        """Run the job and report; return the exit code."""
+        began = clock.now()
+        seconds = self._job.limits.seconds
+        self._context = Context(self._job, None if seconds is None else began + seconds)
+        signal.signal(signal.SIGTERM, self._on_term)
+        _say(self._channel, "begun", at=began)
+        try:
+            target = _import(self._job.target)
+            target(self._job.args, self._context)
+            self._over = True
+        except BaseException as error:
+            self._over = True
+            return self._failed(error)
+        _report(self._channel, "succeeded")
+        return 0
+
+    def _failed(self, error: BaseException) -> int:
+        _report(
+            self._channel,
+            "stopped" if self._asked_to_stop else "failed",
+            error=_text_of(error),
+            permanent=getattr(error, "permanent", False) is True,
+        )
+        return 1
+
+    def _on_term(self, number: int, frame: FrameType | None) -> None:
+        """Raise what the target wants, once, so that `finally` blocks unwind."""
+        if self._over or self._asked_to_stop:
+            return
+        self._asked_to_stop = True
+        for message in self._channel.receive():
+            if message["kind"] == "stop":
+                raise self._context.stop_with(message["reason"], message["text"])
+        text = "Stopped by a SIGTERM that did not come from the supervisor"
+        raise self._context.stop_with("signal", text)
+
+
+def _begin(title: str) -> None:
+    spawning.begin()
+    processes.adopt_orphans()
+    setproctitle(f"background_task: {title}")
+
+
+def _prepare(project: Project) -> None:
+    if project.prepare:
+        _import(project.prepare)(project.environment)
+
+
+def _import(dotted: str) -> Callable[..., Any]:
+    module, _, name = dotted.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _take_job(channel: Channel) -> Job:
+    """Wait for the job; leave when the supervisor has gone without sending one."""
+    while True:
+        for message in channel.receive():
+            if message["kind"] == "job":
+                return Job.from_message(message["job"])
+        if channel.ended:
+            _leave(1)
+        select.select([channel], [], [])
+
+
+def _report(channel: Channel, verdict: str, **fields: Any) -> None:
+    _say(channel, "report", verdict=verdict, at=clock.now(), **fields)
+
+
+def _say(channel: Channel, kind: str, **fields: Any) -> None:
+    """Send a message and wait until it is sent, or nobody is left to read it."""
+    channel.send(kind, **fields)
+    while channel.waiting_to_send:
+        select.select([], [channel], [])
+        channel.flush()
+
+
+def _text_of(error: BaseException) -> str:
+    """Return the error's traceback from the user's first frame on, clean and bounded.
+
+    Clean: no NUL, which PostgreSQL refuses, and no lone surrogate, which nothing can
+    encode. Bounded: the head and the tail of what is longer.
+    """
+    try:
+        frames = _user_frames(error.__traceback__)
+        text = "".join(traceback.format_exception(type(error), error, frames))
+    except Exception as second:  # an exception whose own __str__ raises
+        text = f"{type(error).__name__} (its text cannot be shown: {second!r})"
+    text = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    if len(text) <= LONGEST_TEXT:
+        return text
+    half = LONGEST_TEXT // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"
+
+
+def _user_frames(trace: TracebackType | None) -> TracebackType | None:
+    """Skip the leading frames of this package; keep all when there are no others."""
+    inner = trace
+    while inner and _is_own(inner.tb_frame.f_globals.get("__name__", "")):
+        inner = inner.tb_next
+    return inner or trace
+
+
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] == _OWN_PACKAGE
+
+
+def _leave(code: int) -> NoReturn:
+    """Flush what would be lost, and go without waiting for any thread or process.
+
+    The report has been sent before: whatever hangs here is killed after the grace,
+    and the outcome stays what was reported.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+            stream.flush()
+    os._exit(code)
+
+

@@ -1,0 +1,46 @@
+"""What is to be run, and what may it use?"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a job may use; None is no limit. The names are told in the outcome."""
+
+    seconds: float | None = None
+    seconds_name: str = "MAX_RUN_TIME"
+    memory: int | None = None  # bytes
+    memory_name: str = "BACKGROUND_TASK_MEMORY_LIMIT"
+    grace: float = 5.0  # seconds between the request to stop and the kill
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One try of a task, here and now. Plain data only: it crosses processes."""
+
+    id: int
+    name: str
+    target: str  # "package.module:function", called with (args, context)
+    args: Any  # JSON
+    claim: str  # names this try of the task among all tries
+    limits: Limits = field(default_factory=Limits)
+
+    def to_message(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_message(cls, message: dict[str, Any]) -> "Job":
+        return cls(**{**message, "limits": Limits(**message["limits"])})
+
+    def __str__(self) -> str:
+        return f"task {self.id} ({self.name})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """How a fresh process becomes the user's project: dotted names and plain data."""
+
+    prepare: str | None = None  # called once with the environment, before any job
+    discover: str | None = None  # returns {"names": {...}, "listeners": [...]}
+    environment: dict[str, Any] = field(default_factory=dict)

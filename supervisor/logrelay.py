@@ -1,0 +1,85 @@
+"""How can a loop log without ever waiting for whoever reads the log?"""
+
+import logging
+import queue
+import threading
+from logging.handlers import QueueHandler
+from types import TracebackType
+from typing import Self
+
+_ROOM = 10_000  # records
+_LAST_WAIT = 2.0  # seconds for what is still to be written at the end
+
+
+class LogRelay:
+    """Hands the records of a logger to a thread that writes them.
+
+    A full log pipe then stops that thread and not the limits; what finds no room is
+    dropped and counted.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+        self._records: queue.Queue[logging.LogRecord | None] = queue.Queue(_ROOM)
+        self._handler = _Dropping(self._records)
+        self._thread = threading.Thread(
+            target=self._write, name="log relay", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._handlers = self._logger.handlers
+        self._propagate = self._logger.propagate
+        self._thread.start()
+        self._logger.handlers = [self._handler]
+        self._logger.propagate = False
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._logger.handlers = self._handlers
+        self._logger.propagate = self._propagate
+        try:
+            self._records.put(None, timeout=_LAST_WAIT)
+        except queue.Full:
+            return  # nobody reads the log; the thread is a daemon
+        self._thread.join(_LAST_WAIT)
+
+    def _write(self) -> None:
+        """Write the records where they would have gone. Runs in the thread."""
+        while (record := self._records.get()) is not None:
+            for handler in self._destinations():
+                if record.levelno >= handler.level:
+                    handler.handle(record)
+
+    def _destinations(self) -> list[logging.Handler]:
+        handlers = list(self._handlers)
+        above = self._logger.parent if self._propagate else None
+        while above is not None:
+            handlers.extend(above.handlers)
+            above = above.parent if above.propagate else None
+        if not handlers and logging.lastResort is not None:
+            handlers.append(logging.lastResort)
+        return handlers
+
+
+class _Dropping(QueueHandler):
+    """Drops what finds no room, and says later how much that was."""
+
+    def __init__(self, records: "queue.Queue[logging.LogRecord | None]") -> None:
+        super().__init__(records)
+        self._dropped = 0
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if self._dropped:
+            record.msg = f"{record.getMessage()} ({self._dropped} log lines dropped)"
+            record.args = None
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self._dropped += 1
+        else:
+            self._dropped = 0

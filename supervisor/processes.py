@@ -1,0 +1,160 @@
+"""What does the operating system know of our processes?
+
+Reads /proc on Linux and psutil elsewhere. Nothing here waits.
+"""
+
+import ctypes
+import os
+import platform
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import psutil
+
+# Every process of a runner carries this in its environment, what its tasks start too.
+MARK = "BACKGROUND_TASK_RUNNER"
+
+_LINUX = sys.platform == "linux"
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def place() -> str:
+    """Name the set of processes that can see one another: boot and pid namespace.
+
+    Two containers may share host name and boot id, and yet see different pids.
+    """
+    if not _LINUX:
+        return f"{platform.node()}:{int(psutil.boot_time())}"
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot_id}:{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def started(pid: int) -> int | None:
+    """Return when a process started, in ticks since boot; None when there is none.
+
+    Pid and start time together name a process: a pid alone may be used again.
+    A zombie is no process any more: it runs nothing and holds nothing.
+    """
+    if not _LINUX:
+        try:
+            process = psutil.Process(pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return None
+            return int(process.create_time() * 100)
+        except psutil.Error:
+            return None
+    fields = _stat(pid)
+    return int(fields[19]) if fields and fields[0] not in "ZX" else None
+
+
+def children(pid: int) -> set[int]:
+    """Return the direct children of a process, zombies included."""
+    if not _LINUX:
+        try:
+            return {child.pid for child in psutil.Process(pid).children()}
+        except psutil.Error:
+            return set()
+    found: set[int] = set()
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            path = f"/proc/{pid}/task/{thread}/children"
+            with open(path, encoding="ascii") as file:
+                found.update(map(int, file.read().split()))
+    except (FileNotFoundError, ProcessLookupError):  # it, or a thread of it, ended
+        if not os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
+            return _children_by_parent(pid)  # a kernel without PROC_CHILDREN
+    return found
+
+
+def tree(pid: int) -> Iterator[int]:
+    """Yield a process and all its descendants."""
+    found = {pid}
+    heads = [pid]
+    while heads:
+        head = heads.pop()
+        yield head
+        fresh = children(head) - found
+        found |= fresh
+        heads.extend(fresh)
+
+
+def marked(runner: str) -> Iterator[int]:
+    """Yield every living process, but this one, that carries a runner's mark."""
+    mark = f"{MARK}={runner}"
+    for pid in psutil.pids():
+        if pid != os.getpid() and started(pid) is not None and _carries(pid, mark):
+            yield pid
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what our descendants leave behind when they die."""
+    if _LINUX:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def handle(pid: int) -> int | None:
+    """Return a pidfd of an own, not yet reaped child; None where there are none."""
+    return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+
+
+def send_signal(pid: int, pidfd: int | None, number: int) -> None:
+    """Signal a process by its pidfd, so that it can never be a recycled pid."""
+    try:
+        if pidfd is None:
+            os.kill(pid, number)
+        else:
+            signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass  # it died before we asked
+
+
+def kill_exactly(pid: int, start: int) -> None:
+    """Kill a process of somebody else's, if pid and start time still name it."""
+    try:
+        pidfd = handle(pid)
+    except ProcessLookupError:
+        return  # it is gone: that is what was wanted
+    try:
+        if started(pid) == start:
+            send_signal(pid, pidfd, signal.SIGKILL)
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def kill_all(pids: Iterable[int]) -> None:
+    """Kill processes that are known by more than their pid: by mark, or as children."""
+    for pid in pids:
+        send_signal(pid, None, signal.SIGKILL)
+
+
+def _stat(pid: int) -> list[str]:
+    """Return /proc/PID/stat from its third field on: state, ppid, ..."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _carries(pid: int, mark: str) -> bool:
+    if not _LINUX:
+        try:
+            name, _, value = mark.partition("=")
+            return psutil.Process(pid).environ().get(name) == value
+        except psutil.Error:
+            return False
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False  # it ended, or is another user's and so none of ours
+    return mark.encode() in environ.split(b"\0")
+
+
+def _children_by_parent(pid: int) -> set[int]:
+    try:
+        return {child.pid for child in psutil.Process(pid).children()}
+    except psutil.Error:
+        return set()

@@ -1,0 +1,71 @@
+"""What must a queue be able to do, so that the bookkeeper can keep its books?"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .job import Job
+from .outcome import Outcome
+
+
+class QueueUnavailable(Exception):
+    """The queue cannot be reached, or not now: try again later."""
+
+
+class QueueUnusable(Exception):
+    """The queue will not work however often one tries; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A running `process_tasks`: who it is and how others on its host can tell."""
+
+    id: str
+    host: str  # for people
+    place: str  # the processes that can see one another
+    pid: int
+    started: int  # with the pid it names the process
+
+
+class Queue(Protocol):
+    """Where tasks wait and where their ends are written. Knows no processes.
+
+    Everything between `transaction()`'s begin and end happens together or not at all.
+    Any method may raise QueueUnavailable, and `open` QueueUnusable.
+    """
+
+    def open(self, *, register: bool) -> None:
+        """Connect, and make the runner known if it is not yet."""
+
+    def know(self, tasks: Mapping[str, Any]) -> None:
+        """Learn which tasks this runner can run, with their decorators' limits."""
+
+    def transaction(self) -> AbstractContextManager[None]: ...
+
+    def renew(self) -> bool:
+        """Prolong the lease; False when the runner's row is gone: fenced off."""
+
+    def claim(self, n: int) -> list[Job]:
+        """Claim at most `n` due tasks, only under a lease that has not run out."""
+
+    def record(self, claim: str, outcome: Outcome) -> None:
+        """Write a try's end; a claim that is no longer held changes nothing."""
+
+    def held(self) -> set[str]:
+        """Return the claims that the queue thinks this runner holds."""
+
+    def may_be_due(self) -> bool:
+        """Look, without locking anything, whether some task is due that can be run."""
+
+    def dead_runners(self) -> list[Runner]:
+        """Return the runners of this place whose process may have to be swept."""
+
+    def rescue(self, runner: str | None = None) -> int:
+        """Record as lost what a swept runner held (None: what no lease protects).
+
+        Return how many tries that were.
+        """
+
+    def close(self) -> None:
+        """Make the runner unknown if it holds nothing any more; disconnect."""

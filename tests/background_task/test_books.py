@@ -1,0 +1,267 @@
+from datetime import timedelta
+
+from django.contrib.auth.models import User
+from django.db import connection, transaction
+from django.db.models.signals import post_save
+from django.test import TestCase, TransactionTestCase, override_settings
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from background_task import books
+from background_task.models import CompletedTask, Task
+from tests.app.models import Upload
+
+from .tools import make_claimed_task, make_task, receiver
+
+
+class SucceedTests(TestCase):
+    def test_the_task_is_completed(self):
+        user = User.objects.create(username="ada")
+        task, claim = make_claimed_task(
+            args=(1,),
+            priority=3,
+            queue="q",
+            verbose_name="One",
+            creator=user,
+            repeat=60,
+            repeat_until=timezone.now(),
+        )
+        before = timezone.now()
+
+        entry = books.succeed(claim)
+
+        self.assertEqual(Task.objects.count(), 0)
+        completed = CompletedTask.objects.get()
+        self.assertEqual(completed, entry.completed)
+        self.assertGreaterEqual(completed.run_at, before)
+        self.assertEqual(completed.attempts, 1)
+        self.assertIsNone(completed.failed_at)
+        for field in CompletedTask._meta.concrete_fields:
+            if field.attname not in {"id", "run_at", "attempts"}:
+                self.assertEqual(
+                    getattr(completed, field.attname),
+                    getattr(task, field.attname),
+                    field.attname,
+                )
+        self.assertEqual((entry.task.pk, entry.task.attempts), (task.pk, 1))
+        self.assertIsNone(entry.repetition)
+
+    def test_what_changed_during_the_run_is_kept(self):
+        _, claim = make_claimed_task()
+        Task.objects.update(priority=77)
+
+        books.succeed(claim)
+
+        self.assertEqual(CompletedTask.objects.get().priority, 77)
+
+    def test_the_error_of_an_earlier_try_is_forgotten(self):
+        _, claim = make_claimed_task(attempts=2, last_error="oops")
+
+        books.succeed(claim)
+
+        completed = CompletedTask.objects.get()
+        self.assertEqual((completed.attempts, completed.has_error()), (3, False))
+
+    def test_a_repeating_task_gets_its_next_run(self):
+        user = User.objects.create(username="ada")
+        task, claim = make_claimed_task(
+            args=(1,),
+            priority=3,
+            queue="q",
+            verbose_name="One",
+            creator=user,
+            repeat=Task.HOURLY,
+            repeat_until=timezone.now() + timedelta(days=1),
+            attempts=4,
+            last_error="oops",
+        )
+
+        entry = books.succeed(claim)
+
+        repetition = Task.objects.get()
+        self.assertEqual(repetition, entry.repetition)
+        self.assertEqual(repetition.run_at, task.run_at + timedelta(hours=1))
+        self.assertEqual(repetition.attempts, 0)
+        self.assertEqual(repetition.last_error, "")
+        self.assertIsNone(repetition.locked_by)
+        self.assertEqual(repetition.creator, user)
+        for name in (
+            "task_name",
+            "task_params",
+            "task_hash",
+            "priority",
+            "queue",
+            "verbose_name",
+            "repeat",
+            "repeat_until",
+        ):
+            self.assertEqual(getattr(repetition, name), getattr(task, name), name)
+
+    def test_a_model_that_points_at_the_task_is_asked_what_to_do(self):
+        task, claim = make_claimed_task()
+        upload = Upload.objects.create(name="photo", task=task)
+
+        books.succeed(claim)
+
+        upload.refresh_from_db()
+        self.assertIsNone(upload.task)
+
+    def test_it_takes_few_statements(self):
+        _, claim = make_claimed_task()
+
+        with CaptureQueriesContext(connection) as queries:
+            books.succeed(claim)
+
+        statements = [
+            query["sql"] for query in queries if "SAVEPOINT" not in query["sql"]
+        ]
+        # Begin (SQLite only), read, insert, read and update for the model that points
+        # at the task, delete.
+        self.assertLessEqual(len(statements), 6, statements)
+
+
+class FailTests(TestCase):
+    def test_the_task_is_tried_again_later(self):
+        task, claim = make_claimed_task(repeat=60)
+        before = timezone.now()
+
+        with self.assertLogs("background_task.models", "WARNING") as logs:
+            entry = books.fail(claim, "oops")
+
+        row = Task.objects.get()
+        self.assertEqual((row.attempts, row.last_error), (1, "oops"))
+        self.assertIsNone(row.locked_by)
+        self.assertIsNone(row.locked_at)
+        self.assertIsNone(row.failed_at)
+        self.assertGreaterEqual(row.run_at, before + timedelta(seconds=6))
+        self.assertEqual(
+            logs.records[0].getMessage(),
+            f"Rescheduling task {task} for 0:00:06 later at {entry.task.run_at}",
+        )
+        self.assertIsNone(entry.completed)
+        self.assertIsNone(entry.repetition)
+        self.assertEqual(CompletedTask.objects.count(), 0)
+
+    def test_what_changed_during_the_run_is_kept(self):
+        _, claim = make_claimed_task()
+        Task.objects.update(priority=77)
+
+        with self.assertLogs("background_task.models"):
+            books.fail(claim, "oops")
+
+        self.assertEqual(Task.objects.get().priority, 77)
+
+    @override_settings(MAX_ATTEMPTS=2)
+    def test_after_the_last_attempt_the_task_has_failed(self):
+        task, claim = make_claimed_task(attempts=1, repeat=60)
+        before = timezone.now()
+
+        with self.assertLogs("background_task.models", "WARNING") as logs:
+            entry = books.fail(claim, "oops")
+
+        completed = CompletedTask.objects.get()
+        self.assertEqual(completed, entry.completed)
+        self.assertGreaterEqual(completed.failed_at, before)
+        self.assertEqual((completed.attempts, completed.last_error), (2, "oops"))
+        self.assertEqual((completed.locked_by, completed.locked_at), claim[1:])
+        self.assertEqual(Task.objects.count(), 0)
+        self.assertEqual(logs.records[0].getMessage(), f"Marking task {task} as failed")
+
+    def test_a_permanent_failure_is_final_at_once(self):
+        _, claim = make_claimed_task()
+
+        with self.assertLogs("background_task.models"):
+            entry = books.fail(claim, "oops", permanent=True)
+
+        self.assertIsNotNone(entry.completed.failed_at)
+        self.assertEqual(Task.objects.count(), 0)
+
+
+class ReleaseTests(TestCase):
+    def test_the_task_is_runnable_at_once_and_no_attempt_is_counted(self):
+        task, claim = make_claimed_task()
+
+        self.assertTrue(books.release(claim))
+
+        row = Task.objects.find_available().get()
+        self.assertEqual((row.attempts, row.run_at), (0, task.run_at))
+
+
+class FenceTests(TestCase):
+    """Whoever comes late changes nothing."""
+
+    def assert_fenced(self, claim):
+        before = list(Task.objects.values())
+
+        self.assertIsNone(books.succeed(claim))
+        self.assertIsNone(books.fail(claim, "oops"))
+        self.assertIsNone(books.fail(claim, "oops", permanent=True))
+        self.assertFalse(books.release(claim))
+
+        self.assertEqual(list(Task.objects.values()), before)
+        self.assertEqual(CompletedTask.objects.count(), 0)
+
+    def test_a_deleted_task_is_not_resurrected(self):
+        _, claim = make_claimed_task()
+        Task.objects.all().delete()
+
+        self.assert_fenced(claim)
+
+    def test_a_task_that_another_holds_is_left_to_it(self):
+        _, claim = make_claimed_task()
+        Task.objects.update(locked_by="another")
+
+        self.assert_fenced(claim)
+
+    def test_another_try_by_the_same_runner_is_left_alone(self):
+        _, claim = make_claimed_task()
+        Task.objects.update(locked_at=timezone.now() + timedelta(seconds=1))
+
+        self.assert_fenced(claim)
+
+    def test_a_released_task_is_left_alone(self):
+        _, claim = make_claimed_task()
+        books.release(claim)
+
+        self.assert_fenced(claim)
+
+    def test_a_try_is_recorded_once(self):
+        _, claim = make_claimed_task(repeat=60)
+
+        self.assertIsNotNone(books.succeed(claim))
+        self.assertIsNone(books.succeed(claim))
+        self.assertEqual(CompletedTask.objects.count(), 1)
+        self.assertEqual(Task.objects.count(), 1)
+
+
+def refuse_repetitions(instance, **kwargs):
+    if isinstance(instance, Task):
+        raise RuntimeError("no repetition today")
+
+
+class TransactionTests(TransactionTestCase):
+    def test_nothing_is_written_if_the_whole_cannot_be(self):
+        task, claim = make_claimed_task(repeat=60)
+
+        with receiver(post_save, refuse_repetitions), self.assertRaises(RuntimeError):
+            books.succeed(claim)
+
+        self.assertEqual(Task.objects.get(), task)
+        self.assertEqual(CompletedTask.objects.count(), 0)
+
+    def test_a_refused_record_spoils_no_other_of_the_same_transaction(self):
+        _, refused = make_claimed_task(repeat=60)
+        _, claim = make_claimed_task()
+
+        with receiver(post_save, refuse_repetitions), transaction.atomic():
+            with self.assertRaises(RuntimeError):
+                books.succeed(refused)
+            books.succeed(claim)
+
+        self.assertEqual(Task.objects.count(), 1)
+        self.assertEqual(CompletedTask.objects.count(), 1)
+
+    def test_tasks_nobody_claimed_can_be_recorded_too(self):
+        task = make_task()
+
+        self.assertIsNotNone(books.succeed(books.Claim.of(task)))

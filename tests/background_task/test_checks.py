@@ -1,0 +1,83 @@
+import sys
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from unittest import mock
+
+from django.core.checks import run_checks
+from django.test import SimpleTestCase, override_settings
+
+from background_task import checks, migrations
+
+
+def found():
+    """Return this package's findings by their ids."""
+    ours = (m for m in run_checks() if m.id and m.id.startswith("background_task."))
+    return {message.id: message for message in ours}
+
+
+class ChecksTests(SimpleTestCase):
+    def test_nothing_is_wrong_here(self):
+        self.assertEqual(found(), {})
+
+    def test_the_list_of_migrations_is_complete(self):
+        folder = Path(migrations.__file__).parent
+
+        self.assertEqual({f.stem for f in folder.glob("*.py")}, checks.MIGRATIONS)
+
+    def test_a_stray_migration_is_named_by_its_path(self):
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        stray = Path(folder) / "0003_alter_task_id.py"
+        stray.touch()
+        self.enterContext(mock.patch.object(migrations, "__path__", [folder]))
+
+        message = found()["background_task.W001"]
+
+        self.assertIn(f"Delete {stray}", message.hint)
+
+    def test_another_distribution_of_the_package_is_an_error(self):
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        info = folder / "django4_background_tasks-1.2.9.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Name: django4-background-tasks\nVersion: 1\n")
+        (info / "top_level.txt").write_text("background_task\n")
+        self.enterContext(mock.patch.object(sys, "path", [str(folder), *sys.path]))
+
+        message = found()["background_task.E001"]
+
+        self.assertIn("pip uninstall django4-background-tasks", message.hint)
+
+    def test_migrations_from_elsewhere_are_an_error(self):
+        with override_settings(MIGRATION_MODULES={"background_task": "my.migrations"}):
+            message = found()["background_task.E002"]
+
+        self.assertIn("my.migrations", message.msg)
+
+    def test_migrations_that_are_ours_or_off_are_fine(self):
+        for module in ("background_task.migrations", None):
+            with override_settings(MIGRATION_MODULES={"background_task": module}):
+                self.assertEqual(found(), {})
+
+    def test_migrations_may_be_off_for_every_app(self):
+        class Off:
+            def __contains__(self, label):
+                return True
+
+            def __getitem__(self, label):
+                return None
+
+        with override_settings(MIGRATION_MODULES=Off()):
+            self.assertEqual(checks.check_migration_modules(), [])
+
+    def test_a_run_time_of_nothing_is_an_error(self):
+        for wrong in (0, -1, None, "3600", True):
+            with self.subTest(wrong), override_settings(MAX_RUN_TIME=wrong):
+                message = found()["background_task.E003"]
+
+                self.assertIn("Set MAX_RUN_TIME to", message.hint)
+
+    def test_the_setting_that_is_wrong_is_named(self):
+        with override_settings(BACKGROUND_TASK_MAX_RUN_TIME=timedelta(hours=1)):
+            message = found()["background_task.E003"]
+
+        self.assertEqual(message.hint, "Set BACKGROUND_TASK_MAX_RUN_TIME = 3600.")

@@ -1,0 +1,144 @@
+import os
+import subprocess
+import sys
+from datetime import timedelta
+
+from django.test import TestCase, override_settings
+from django.utils import timezone
+
+from background_task.models import CompletedTask, Task
+
+from .tools import make_claimed_task, make_runner, make_task
+
+
+class TaskTests(TestCase):
+    def test_it_is_called_by_its_verbose_name_or_its_name(self):
+        self.assertEqual(str(Task(task_name="a.b")), "a.b")
+        self.assertEqual(str(Task(task_name="a.b", verbose_name="Bee")), "Bee")
+
+    def test_a_completed_task_is_called_by_its_time_too(self):
+        now = timezone.now()
+        completed = CompletedTask(task_name="a.b", run_at=now)
+
+        self.assertEqual(str(completed), f"a.b - {now}")
+
+    def test_arguments_come_back_as_json_has_them(self):
+        task = Task.objects.new_task("a.b", ((1, 2),), {"k": {3: None}})
+
+        self.assertEqual(task.params(), ([[1, 2]], {"k": {"3": None}}))
+
+    def test_an_empty_lock_is_saved_as_null(self):
+        task = make_task(locked_by="")
+
+        task.refresh_from_db()
+        self.assertIsNone(task.locked_by)
+
+    def test_the_constants_are_seconds(self):
+        self.assertEqual(
+            [value for value, _ in Task.REPEAT_CHOICES],
+            [3600, 86400, 604800, 1209600, 2419200, 0],
+        )
+        self.assertFalse(Task(repeat=Task.NEVER).is_repeating_task())
+        self.assertTrue(Task(repeat=Task.DAILY).is_repeating_task())
+
+    def test_an_attempt_is_counted_without_saving_the_rest(self):
+        task = make_task(priority=1)
+        Task.objects.update(priority=77)
+
+        task.increment_attempts()
+
+        self.assertEqual(task.attempts, 1)
+        self.assertEqual(
+            Task.objects.values_list("attempts", "priority").get(), (1, 77)
+        )
+
+    @override_settings(MAX_ATTEMPTS=2)
+    def test_the_attempts_end(self):
+        self.assertFalse(Task(attempts=1).has_reached_max_attempts())
+        self.assertTrue(Task(attempts=2).has_reached_max_attempts())
+
+    def test_has_error_is_a_tick_in_the_admin(self):
+        self.assertTrue(Task(last_error="oops").has_error())
+        self.assertFalse(Task().has_error())
+        self.assertTrue(Task.has_error.boolean)
+        self.assertTrue(CompletedTask.locked_by_pid_running.boolean)
+
+
+class LockTests(TestCase):
+    def test_locking_returns_a_fresh_instance(self):
+        task = make_task()
+        Task.objects.update(priority=77)
+
+        locked = task.lock("me")
+
+        self.assertEqual((locked.locked_by, locked.priority), ("me", 77))
+        self.assertIsNone(task.locked_by)
+
+    def test_only_one_gets_the_lock(self):
+        task = make_task()
+
+        self.assertIsNotNone(task.lock("me"))
+        self.assertIsNone(task.lock("you"))
+        self.assertEqual(Task.objects.get().locked_by, "me")
+
+    def test_a_deleted_task_cannot_be_locked(self):
+        task = make_task()
+        Task.objects.all().delete()
+
+        self.assertIsNone(task.lock("me"))
+
+
+class LockedByPidRunningTests(TestCase):
+    def test_nobody(self):
+        self.assertIsNone(Task().locked_by_pid_running())
+
+    def test_this_process(self):
+        self.assertIs(Task(locked_by=str(os.getpid())).locked_by_pid_running(), True)
+
+    def test_a_process_of_the_past(self):
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        process.wait()
+
+        self.assertIs(Task(locked_by=str(process.pid)).locked_by_pid_running(), False)
+
+    def test_what_is_no_process_of_anybody(self):
+        for name in ("fake", "0", "-1", "²", "99999999999999999999", "a-runner"):
+            with self.subTest(name):
+                self.assertIs(Task(locked_by=name).locked_by_pid_running(), False)
+
+    def test_a_runner_by_its_lease(self):
+        make_runner("alive")
+        make_runner("lapsed", trusted_for=-timedelta(seconds=1))
+
+        self.assertIs(Task(locked_by="alive").locked_by_pid_running(), True)
+        self.assertIs(CompletedTask(locked_by="lapsed").locked_by_pid_running(), False)
+
+
+class RescheduleTests(TestCase):
+    def fail(self, task, error):
+        try:
+            raise error
+        except Exception as raised:
+            task.reschedule(type(raised), raised, raised.__traceback__)
+
+    def test_the_instance_tells_what_its_row_says(self):
+        task, _ = make_claimed_task()
+
+        with self.assertLogs("background_task.models", "WARNING"):
+            self.fail(task, ValueError("a bad day"))
+
+        row = Task.objects.get()
+        self.assertEqual((task.attempts, row.attempts), (1, 1))
+        self.assertIn("ValueError: a bad day", row.last_error)
+        for name in ("last_error", "run_at", "locked_by", "locked_at", "failed_at"):
+            self.assertEqual(getattr(task, name), getattr(row, name), name)
+
+    def test_a_task_that_changed_hands_is_left_alone(self):
+        task, _ = make_claimed_task()
+        Task.objects.update(locked_by="another")
+
+        with self.assertLogs("background_task.models", "WARNING") as logs:
+            self.fail(task, ValueError("a bad day"))
+
+        self.assertIn("changed hands", logs.output[0])
+        self.assertEqual(Task.objects.get().attempts, 0)
