@@ -21,16 +21,16 @@ class DatabaseTime(Expression):
         super().__init__(output_field=DateTimeField())
         self.seconds = float(seconds)
 
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
         raise NotImplementedError(f"No clock is known for {connection.vendor}")
 
-    def as_postgresql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
-        return "(CLOCK_TIMESTAMP() + %s * INTERVAL '1 second')", [self.seconds]
+    def as_postgresql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any]]:
+        return "(CLOCK_TIMESTAMP() + %s * INTERVAL '1 second')", (self.seconds,)
 
-    def as_mysql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+    def as_mysql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any]]:
         microseconds = round(self.seconds * 1_000_000)
-        return "(UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND)", [microseconds]
+        return "(UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND)", (microseconds,)
 
-    def as_sqlite(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+    def as_sqlite(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
         shift = f"{self.seconds:+.3f} seconds"
-        return "STRFTIME(%s, 'now', %s)", [_SQLITE_FORMAT, shift]
+        return "STRFTIME(%s, 'now', %s)", (_SQLITE_FORMAT, shift)

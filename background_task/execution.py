@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import django
 from django.conf import settings
 from django.db import connections
+from django.dispatch import Signal
 
 from . import exceptions, signals
 
@@ -75,7 +76,7 @@ def discover() -> dict[str, Any]:
         "listeners": [
             name
             for name, signal in vars(signals).items()
-            if isinstance(signal, signals.Signal) and signal.receivers
+            if isinstance(signal, Signal) and signal.receivers
         ],
     }
 
@@ -146,4 +147,6 @@ def _stop_with(reason: str, text: str) -> BaseException:
 def _plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
-    return value if value is None or isinstance(value, int | float | str) else str(value)
+    return (
+        value if value is None or isinstance(value, int | float | str) else str(value)
+    )

@@ -88,7 +88,7 @@ class _Fenced(Exception):
 
 
 class _Desk:
-    """One bookkeeper's day: what is to be written, what may be claimed, what is held."""
+    """What is to be written, what may be claimed, what is held."""
 
     def __init__(
         self, channel: Channel, queue: Queue, books: Books, register: bool
@@ -121,7 +121,7 @@ class _Desk:
                     self._lost_touch(error)
                 self._wait()
         except QueueUnusable as error:
-            self._last_word("unusable", text=str(error))
+            self._last_word("unusable", str(error))
         except _Fenced:
             self._last_word("fenced")
         if self._may_leave():
@@ -322,9 +322,9 @@ class _Desk:
             case {"kind": "leave"}:
                 self._draining = self._leaving = True
 
-    def _last_word(self, kind: str, **fields: str) -> None:
+    def _last_word(self, kind: str, text: str = "") -> None:
         """Say it and wait until it has been read: then the supervisor hangs up."""
-        self._channel.send(kind, **fields)
+        self._channel.send(kind, text=text)
         while not self._channel.ended:
             select.select([self._channel], [], [])
             self._channel.receive()

@@ -93,7 +93,7 @@ class Channel:
         self._incoming = bytearray() if too_long else rest
         return [message for line in lines if (message := self._decode(line))]
 
-    def _decode(self, line: bytes) -> Message | None:
+    def _decode(self, line: bytearray) -> Message | None:
         """Return the message, or None for what none of our processes has written."""
         try:
             message = json.loads(line)

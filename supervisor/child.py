@@ -57,7 +57,8 @@ class Child:
         self._stopped_at: float | None = None
         self._exitcode: int | None = None
         self._start_text = (
-            f"it had not begun after {start_timeout:g} s (BACKGROUND_TASK_START_TIMEOUT)"
+            f"it had not begun after {start_timeout:g} s "
+            "(BACKGROUND_TASK_START_TIMEOUT)"
         )
         channel.send("job", job=job.to_message())
 
@@ -121,7 +122,7 @@ class Child:
             self.kill()
 
     def stop(self, why: Outcome, now: float, kill_at: float | None = None) -> None:
-        """Ask it to stop, and insist after the grace, or at `kill_at` if that is sooner.
+        """Ask it to stop; insist after the grace, or at `kill_at` if that is sooner.
 
         The first reason is the one that counts. One that has reported already is
         only held to leave in time.

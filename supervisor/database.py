@@ -129,6 +129,7 @@ class DatabaseQueue:
             return {
                 _claim_text(pk, locked_at)
                 for pk, locked_at in rows.values_list("pk", "locked_at")
+                if locked_at is not None
             }
 
     def may_be_due(self) -> bool:
@@ -138,7 +139,9 @@ class DatabaseQueue:
     def dead_runners(self) -> list[Runner]:
         with self._translated():
             neighbours = list(
-                self._rows().filter(place=self._runner.place).exclude(pk=self._runner.id)
+                self._rows()
+                .filter(place=self._runner.place)
+                .exclude(pk=self._runner.id)
             )
             lapsed = set(self._leases.lapsed().values_list("pk", flat=True))
         if self._connection.vendor == "sqlite":

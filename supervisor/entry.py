@@ -202,5 +202,3 @@ def _leave(code: int) -> NoReturn:
         with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
             stream.flush()
     os._exit(code)
-
-

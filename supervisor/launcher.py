@@ -72,9 +72,8 @@ def launch(end: socket.socket, project: Project) -> None:
     spawning.turn_deaf()
     processes.adopt_orphans()
     setproctitle("background_task: launcher (spawn)")
-    with contextlib.closing(Channel(end)) as channel:
-        with Wakeups([signal.SIGCHLD]) as wakeups:
-            _Spawner(channel, project).run(wakeups)
+    with contextlib.closing(Channel(end)) as channel, Wakeups([signal.SIGCHLD]) as bell:
+        _Spawner(channel, project).run(bell)
 
 
 class _Spawner:
@@ -103,7 +102,7 @@ class _Spawner:
         self._end_everything()
 
     def _wait(self, wakeups: Wakeups) -> None:
-        readable = [wakeups, self._channel]
+        readable: list[Wakeups | Channel] = [wakeups, self._channel]
         if self._discovery is not None:
             readable.append(self._discovery)
         writable = [self._channel] if self._channel.waiting_to_send else []

@@ -93,9 +93,7 @@ def parse_seconds(value: object, source: str, *, least: float | None = None) -> 
     """
     try:
         seconds = (
-            value.total_seconds()
-            if isinstance(value, timedelta)
-            else float(value)  # type: ignore[arg-type]
+            value.total_seconds() if isinstance(value, timedelta) else float(value)  # type: ignore[arg-type]
         )
     except (TypeError, ValueError):
         seconds = math.nan
@@ -115,5 +113,7 @@ def parse_count(value: object, source: str) -> int:
     except ValueError:
         count = 0
     if isinstance(value, bool) or count < 1:
-        raise OptionError(f"{source} is {value!r}: it must be a whole number, 1 or more")
+        raise OptionError(
+            f"{source} is {value!r}: it must be a whole number, 1 or more"
+        )
     return count

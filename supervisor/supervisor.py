@@ -167,6 +167,8 @@ class Supervisor:
 
     def _drop(self, aide: Aide, why: str) -> None:
         """Have done with an aide that died, hangs or is to be replaced."""
+        if not aide.up:
+            return  # it was dropped for what it said last
         logger.error("The %s %s; it is replaced", aide.name, why)
         self._selector.unregister(aide.channel)
         aide.kill()
@@ -298,7 +300,7 @@ class Supervisor:
             return
         for message in self.bookkeeper.receive():
             self._heed_bookkeeper(message)
-        if self.bookkeeper.up and self.bookkeeper.channel.ended:
+        if self.bookkeeper.channel.ended:
             self._drop(self.bookkeeper, "died")
 
     def _heed_bookkeeper(self, message: Message) -> None:

@@ -19,11 +19,11 @@ from background_task.tasks import autodiscover, tasks
 # in which other processes look for a runner's mark.
 os.environ.setdefault("SPT_NOENV", "1")
 
-from background_task.supervisor import clock  # noqa: E402
-from background_task.supervisor.bookkeeper import Bookkeeper, Books  # noqa: E402
-from background_task.supervisor.job import Project  # noqa: E402
-from background_task.supervisor.launcher import Launcher  # noqa: E402
-from background_task.supervisor.options import (  # noqa: E402
+from background_task.supervisor import clock
+from background_task.supervisor.bookkeeper import Bookkeeper, Books
+from background_task.supervisor.job import Project
+from background_task.supervisor.launcher import Launcher
+from background_task.supervisor.options import (
     LimitRules,
     OptionError,
     Options,
@@ -31,8 +31,8 @@ from background_task.supervisor.options import (  # noqa: E402
     parse_memory,
     parse_seconds,
 )
-from background_task.supervisor.supervisor import Supervisor  # noqa: E402
-from background_task.supervisor.wakeups import Wakeups  # noqa: E402
+from background_task.supervisor.supervisor import Supervisor
+from background_task.supervisor.wakeups import Wakeups
 
 
 class Command(BaseCommand):
@@ -137,9 +137,7 @@ class Command(BaseCommand):
         )
         self.stdout.write(_first_line(settled, rules, queues))
         self.stdout.flush()
-        supervisor = Supervisor(
-            Bookkeeper(project, books), Launcher(project), settled
-        )
+        supervisor = Supervisor(Bookkeeper(project, books), Launcher(project), settled)
         status = supervisor.run()
         if status:
             raise CommandError(supervisor.failure, returncode=status)
@@ -162,13 +160,14 @@ class InProcess:
         heeded += [signal.SIGHUP, signal.SIGTSTP] if os.name == "posix" else []
         with Wakeups(heeded) as wakeups:
             while not wakeups.take() and (ends_at is None or clock.now() < ends_at):
-                ran = any([tasks.run_next_task(queue) for queue in self._queues])
-                if not ran and self._until_empty:
+                ran = [tasks.run_next_task(queue) for queue in self._queues]
+                if any(ran):
+                    continue
+                if self._until_empty:
                     return
-                if not ran:
-                    left = self._sleep if ends_at is None else ends_at - clock.now()
-                    wait = max(0.0, min(self._sleep, left))
-                    select.select([wakeups], [], [], wait)
+                left = self._sleep if ends_at is None else ends_at - clock.now()
+                wait = max(0.0, min(self._sleep, left))
+                select.select([wakeups], [], [], wait)
 
 
 def _queues(names: str | list[str] | None) -> list[str]:
@@ -181,10 +180,10 @@ def _queues(names: str | list[str] | None) -> list[str]:
 
 def _options(options: dict[str, Any]) -> Options:
     """Resolve what was asked for: the command line, else the settings."""
-    workers, source = _asked(options, "workers"), "--workers"
+    workers, source = options.get("workers"), "--workers"
     if workers is None:
         workers, source = app_settings.workers, _workers_setting()
-    drain, drain_source = _asked(options, "drain_timeout"), "--drain-timeout"
+    drain, drain_source = options.get("drain_timeout"), "--drain-timeout"
     if drain is None:
         drain_source = "BACKGROUND_TASK_DRAIN_TIMEOUT"
         drain = app_settings.BACKGROUND_TASK_DRAIN_TIMEOUT
@@ -202,7 +201,7 @@ def _options(options: dict[str, Any]) -> Options:
 def _rules(options: dict[str, Any]) -> LimitRules:
     """Resolve the limits that do not depend on a task, and check those that do."""
     memory = app_settings.BACKGROUND_TASK_MEMORY_LIMIT
-    ceiling = _asked(options, "memory_limit")
+    ceiling = options.get("memory_limit")
     rules = LimitRules(
         seconds=_setting("MAX_RUN_TIME"),
         memory=None
@@ -218,7 +217,7 @@ def _rules(options: dict[str, Any]) -> LimitRules:
 
 
 def _check_overrides(rules: LimitRules) -> None:
-    overrides = app_settings.BACKGROUND_TASK_OVERRIDES
+    overrides: Any = app_settings.BACKGROUND_TASK_OVERRIDES
     known = {"max_run_time", "memory_limit"}
     if not isinstance(overrides, dict):
         raise OptionError("BACKGROUND_TASK_OVERRIDES must be a dict of dicts")
@@ -229,10 +228,6 @@ def _check_overrides(rules: LimitRules) -> None:
                 f"dict with no other keys than {', '.join(sorted(known))}"
             )
         rules.limits({}, override)
-
-
-def _asked(options: dict[str, Any], name: str) -> Any:
-    return options.get(name)
 
 
 def _duration(options: dict[str, Any]) -> float:
@@ -263,9 +258,13 @@ def _why_in_process() -> str | None:
     connection = connections[router.db_for_write(Task)]
     if connection.in_atomic_block:
         return "a transaction is open, and nobody else sees what it has not committed"
-    if connection.vendor == "sqlite" and connection.is_in_memory_db():
+    if connection.vendor == "sqlite" and _is_in_memory(connection):
         return "the database is in this process's memory"
     return None
+
+
+def _is_in_memory(connection: Any) -> bool:
+    return bool(connection.is_in_memory_db())
 
 
 def _first_line(options: Options, rules: LimitRules, queues: list[str]) -> str:

