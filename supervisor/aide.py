@@ -1,5 +1,6 @@
 """How does the supervisor keep a long-lived process of its own at work?"""
 
+import math
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -55,9 +56,23 @@ class Aide:
         return self._process.pid if self._process else None
 
     @property
-    def has_spoken(self) -> bool:
-        """Has it said anything in this life?"""
-        return self.heard_at > self.started_at
+    def silent_since(self) -> float | None:
+        """Since when could we have heard of it? None: nothing is to be heard."""
+        return self.heard_at
+
+    def due(self, patience: float, start_timeout: float) -> float:
+        """When may it be started again; or, if it is up, is it taken for frozen?
+
+        `patience` is how many seconds it may be silent; `start_timeout`, if that is
+        longer, holds until its first word.
+        """
+        if not self.up:
+            return self.backoff.until
+        if self.silent_since is None:
+            return math.inf
+        if self.heard_at == self.started_at:
+            patience = max(patience, start_timeout)
+        return self.silent_since + patience
 
     def receive(self) -> list[Message]:
         messages = self.channel.receive()

@@ -48,6 +48,11 @@ class Launcher(Aide):
         self.channel.send("start", fds=[theirs.detach()], number=number)
         return ours
 
+    @property
+    def silent_since(self) -> float | None:
+        """Since when has it owed us a sign of life?"""
+        return self._asked_at
+
     def ping(self) -> None:
         """Ask for a sign of life."""
         if self._asked_at is None:
@@ -59,11 +64,6 @@ class Launcher(Aide):
         if any(message["kind"] == "pong" for message in messages):
             self._asked_at = None
         return messages
-
-    @property
-    def silent_since(self) -> float | None:
-        """When was it asked for the sign of life that has not come?"""
-        return self._asked_at
 
 
 def launch(end: socket.socket, project: Project) -> None:

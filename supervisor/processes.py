@@ -88,10 +88,10 @@ def marked(runner: str) -> Iterator[int]:
             yield pid
 
 
-def adopt_orphans() -> None:
-    """Become the parent of what our descendants leave behind when they die."""
+def adopt_orphans(yes: bool = True) -> None:
+    """Become the parent of what our descendants leave behind, or cease to be."""
     if _LINUX:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0)
 
 
 def handle(pid: int) -> int | None:

@@ -8,53 +8,40 @@ import contextlib
 import logging
 import math
 import os
-import selectors
 import signal
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from setproctitle import getproctitle, setproctitle
 
 from . import clock, processes, sweeper
-from .aide import Aide, Backoff
+from .aide import Aide
 from .bookkeeper import Bookkeeper
-from .channel import Channel, Message
+from .channel import Message
 from .child import Child
 from .job import Job
 from .launcher import Launcher
 from .lease import Lease
 from .logrelay import LogRelay
 from .options import Options
-from .outcome import Crashed, Outcome, Released
 from .queue import Runner
+from .slots import Slots
 from .sweeper import Sweeper
+from .tries import Tries
 from .wakeups import Wakeups
+from .watch import Watch
 
 logger = logging.getLogger("background_task.supervisor")
 
 EX_FAILED, EX_UNWRITTEN = 1, 75
 
 _DRAIN = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-_HEEDED = [*_DRAIN, signal.SIGTSTP, signal.SIGCHLD]
 _NEVER = math.inf
-_MEMORY_EVERY = 0.1  # seconds between two looks at what the tasks hold
 _LAST_RECORD = 5.0  # seconds for what is still to be written at the end
 _PING_EVERY, _PING_TIMEOUT = 2.0, 10.0
 _BOOKKEEPER_SILENCE = 0.6  # of the lease: it speaks at every third of it
 _UNPREPARED_IN_A_ROW = 3
-_CHILD_CHUNK, _CHILD_LONGEST_LINE = 1 << 18, 1 << 20  # bytes
-
-
-@dataclass(slots=True)
-class Try:
-    """One claimed job on its way to the books."""
-
-    job: Job
-    child: Child | None = None
-    outcome: Outcome | None = None
-    handed_in: bool = False
 
 
 class Supervisor:
@@ -68,9 +55,7 @@ class Supervisor:
         self.options = options
         # None: go on. Otherwise claim no more, and stop what runs at this moment.
         self.stopping: float | None = None
-        self.tries: dict[str, Try] = {}  # by claim: claimed and not yet recorded
-        self._children: dict[int, Child] = {}  # by number: not yet dead and swept
-        self._numbers = 0
+        self.tries = Tries()  # claimed, and not yet recorded
         self._tasks: dict[str, Any] | None = None  # what the project can run
         self._credits = 0  # jobs that the bookkeeper may still claim for us
         self._dry = False  # the last look found nothing due
@@ -79,8 +64,8 @@ class Supervisor:
         self._fenced = False
         self._unavailable = False
         self._unprepared = 0  # in a row
-        self._starts = Backoff()
-        self._memory_at = self._ping_at = self._enforced_at = 0.0
+        self._ping_at = self._enforced_at = 0.0
+        self._title = ""
         self._leave_by: float | None = None
 
     def run(self) -> int:
@@ -91,7 +76,7 @@ class Supervisor:
         """
         with self._set_up():
             while not self._finished():
-                self._wait()
+                self._watch.wait(self._next_moment())
                 self._heed_signals()
                 self._hear_bookkeeper()
                 self._hear_launcher()
@@ -111,18 +96,20 @@ class Supervisor:
         title, former_mark = getproctitle(), os.environ.get(processes.MARK)
         self._sweeper = Sweeper()
         with (
-            Wakeups(_HEEDED) as self._wakeups,
+            Wakeups(_heeded()) as self._wakeups,
             LogRelay("background_task"),
-            selectors.DefaultSelector() as self._selector,
+            Watch() as self._watch,
         ):
-            self._selector.register(self._wakeups, selectors.EVENT_READ)
-            processes.adopt_orphans()
+            self._watch.add_bell(self._wakeups)
+            self._slots = Slots(self.launcher, self._watch, self.options.start_timeout)
+            processes.adopt_orphans(True)
             self._began_at = clock.now()
             try:
                 self._become_runner()
                 yield
             finally:
                 self._end_everything()
+                processes.adopt_orphans(False)
                 setproctitle(title)
                 _restore_environment(processes.MARK, former_mark)
 
@@ -147,21 +134,21 @@ class Supervisor:
 
     def _start_launcher(self) -> None:
         self.launcher.start()
-        self._selector.register(self.launcher.channel, selectors.EVENT_READ)
+        self._watch.add(self.launcher.channel)
 
     def _start_bookkeeper(self) -> None:
         self.bookkeeper.start(self.runner, register=not self._lease.ever_renewed)
-        self._selector.register(self.bookkeeper.channel, selectors.EVENT_READ)
+        self._watch.add(self.bookkeeper.channel)
         self._credits = 0
-        for attempt in self.tries.values():
-            attempt.handed_in = False
+        self.tries.take_back()
         self._brief_bookkeeper()
 
     def _brief_bookkeeper(self) -> None:
         """Tell a new bookkeeper what is held and which tasks there are."""
         if self._tasks is not None and self.bookkeeper.up:
-            claims = list(self.tries)
-            self.bookkeeper.channel.send("holding", claims=claims, tasks=self._tasks)
+            self.bookkeeper.channel.send(
+                "holding", claims=self.tries.claims, tasks=self._tasks
+            )
             if self.stopping is not None:
                 self.bookkeeper.channel.send("drain")
 
@@ -170,7 +157,7 @@ class Supervisor:
         if not aide.up:
             return  # it was dropped for what it said last
         logger.error("The %s %s; it is replaced", aide.name, why)
-        self._selector.unregister(aide.channel)
+        self._watch.forget(aide.channel)
         aide.kill()
         aide.backoff.failed()
 
@@ -182,45 +169,21 @@ class Supervisor:
         self.bookkeeper.close(0.0 if self.tries else _LAST_RECORD)
         if not self._sweeper.finish(self.runner.id):
             logger.error("Processes of this runner are left that will not die")
-        for child in self._children.values():
-            child.close()
+        self._slots.close()
 
     # Waiting
 
-    def _wait(self) -> None:
-        """Wait for a child, an aide, a signal, or the next moment."""
-        aides = [aide.channel for aide in (self.bookkeeper, self.launcher) if aide.up]
-        channels = [*aides, *(child.channel for child in self._children.values())]
-        for channel in channels:
-            self._watch(channel)
-        self._selector.select(max(0.0, self._next_moment() - clock.now()))
-        for channel in channels:
-            channel.flush()
-
-    def _watch(self, channel: Channel) -> None:
-        """Wait for what it says, and for room if something is waiting to be sent."""
-        if channel.ended:
-            return
-        events = selectors.EVENT_READ
-        if channel.waiting_to_send:
-            events |= selectors.EVENT_WRITE
-        if self._selector.get_key(channel).events != events:
-            self._selector.modify(channel, events)
-
     def _next_moment(self) -> float:
         moments = [self._ping_at, self._bookkeeper_due(), self._launcher_due()]
-        moments.append(self._duration_ends())
-        for child in self._children.values():
-            moments += [m for m in (child.deadline, child.kill_at) if m is not None]
-        if self._children:
+        moments += [self._duration_ends(), self._discovery_due()]
+        moments += self._slots.moments()
+        if self._slots:
             moments += [self._lease.stop_at, self._lease.kill_at]
             moments += [] if self.stopping is None else [self.stopping]
-        if any(child.watches_memory for child in self._children.values()):
-            moments.append(self._memory_at)
         if self._sweeper.busy or self._clearing:
             moments.append(clock.now() + sweeper.EVERY)
-        if self._waiting_tries():
-            moments.append(self._starts.until)
+        if self.tries.waiting():
+            moments.append(self._slots.backoff.until)
         if self._leave_by is not None:
             moments.append(self._leave_by)
         # The next ping is always one of them; what was due before the last
@@ -235,12 +198,14 @@ class Supervisor:
     # Stopping
 
     def _heed_signals(self) -> None:
-        for number in self._wakeups.take():
+        notes = self._wakeups.take()
+        if signal.SIGCHLD in notes:
+            self._sweeper.reap({self.bookkeeper.pid, self.launcher.pid})
+        for number in notes:
             if number in _DRAIN:
                 self._drain(signal.Signals(number).name)
             elif number == signal.SIGTSTP:
                 self._stop_at(_NEVER, "SIGTSTP: claiming no more, waiting")
-        self._sweeper.reap({self.bookkeeper.pid, self.launcher.pid})
         if clock.now() >= self._duration_ends():
             self._stop_at(_NEVER, f"--duration {self.options.duration:g} s is over")
 
@@ -248,7 +213,7 @@ class Supervisor:
         """Stop after the drain time; kill at once when that was asked for already."""
         if self.stopping is not None and self.stopping < _NEVER:
             self._stop_at(clock.now(), f"{signal_name} again: stopping at once")
-            self._stop_children("the runner was stopped", kill_at=clock.now())
+            self._slots.stop("the runner was stopped", kill_at=clock.now())
             return
         timeout = self.options.drain_timeout
         what_runs = f"what runs has {timeout:g} s to finish"
@@ -257,7 +222,7 @@ class Supervisor:
     def _stop_at(self, moment: float, why: str) -> None:
         if self.stopping is not None and moment >= self.stopping:
             return
-        logger.info("%s (%s running)", why, len(self._children))
+        logger.info("%s (%s running)", why, len(self._slots))
         self.stopping = moment
         if self.bookkeeper.up:
             self.bookkeeper.channel.send("drain")
@@ -273,7 +238,7 @@ class Supervisor:
         idle = self._dry and not self.tries
         if self.options.until_empty and idle and self.stopping is None:
             self._stop_at(_NEVER, "Nothing is due (--until-empty)")
-        if self.stopping is None or self._children:
+        if self.stopping is None or self._slots:
             return False
         if not self.tries:
             return True
@@ -283,10 +248,9 @@ class Supervisor:
 
     def _exit_status(self) -> int:
         if self.tries:
-            jobs = [str(attempt.job) for attempt in self.tries.values()]
             self.failure = (
-                f"Could not write the end of {len(jobs)} tries within "
-                f"{_LAST_RECORD:g} s; they are left to rescue: {describe(jobs)}"
+                f"Could not write the end of {len(self.tries)} tries within "
+                f"{_LAST_RECORD:g} s; they are left to rescue: {self.tries}"
             )
             return EX_UNWRITTEN
         return EX_FAILED if self.failure else 0
@@ -330,12 +294,9 @@ class Supervisor:
     def _turn_taken(
         self, recorded: list[str], jobs: list[dict[str, Any]], dry: bool
     ) -> None:
-        for claim in recorded:
-            self.tries.pop(claim, None)
-        for fields in jobs:
-            job = Job.from_message(fields)
-            self.tries[job.claim] = Try(job)
-            self._credits -= 1
+        self.tries.recorded(recorded)
+        self.tries.take(Job.from_message(fields) for fields in jobs)
+        self._credits -= len(jobs)
         self._dry = dry
 
     def _is_fenced(self) -> None:
@@ -357,31 +318,18 @@ class Supervisor:
             self._credits += free
 
     def _hand_in_outcomes(self) -> None:
-        for claim, attempt in self.tries.items():
-            if attempt.outcome is None:
-                attempt.outcome = self._outcome_of(attempt)
-            if attempt.outcome and not attempt.handed_in and self.bookkeeper.up:
-                self.bookkeeper.ended(claim, attempt.outcome)
-                attempt.handed_in = True
+        for child in self.tries.sum_up(draining=self.stopping is not None):
+            self._learn_from(child)
+        if self.bookkeeper.up:
+            for claim, outcome in self.tries.hand_in():
+                self.bookkeeper.ended(claim, outcome)
 
-    def _outcome_of(self, attempt: Try) -> Outcome | None:
-        """Sum up a try that is over; None while it is not."""
-        draining = self.stopping is not None
-        if attempt.child is None:
-            reason = "the runner was stopped before it began"
-            return Released(reason) if draining else None
-        if not attempt.child.gone:
-            return None
-        outcome = attempt.child.outcome(draining=draining)
-        self._learn_from(outcome, attempt.child)
-        return outcome
-
-    def _learn_from(self, outcome: Outcome, child: Child) -> None:
+    def _learn_from(self, child: Child) -> None:
         """Start more slowly while starts fail; give up when the project cannot be."""
-        if isinstance(outcome, Crashed) and outcome.while_starting:
-            self._starts.failed()
-        elif child.report and child.report.verdict == "unprepared":
-            self._starts.failed()
+        if child.begun is not None or self.stopping is not None:
+            return
+        self._slots.backoff.failed()
+        if child.report and child.report.verdict == "unprepared":
             self._unprepared += 1
             if self._unprepared >= _UNPREPARED_IN_A_ROW:
                 self._fail(f"The project cannot be set up:\n{child.report.error}")
@@ -411,19 +359,20 @@ class Supervisor:
                     self._fail(f"The project cannot be set up:\n{text}")
             case {"kind": "started", "number": int(number), "pid": int(pid)}:
                 pidfd = (message.get("fds") or [None])[0]
-                self._children[number].started(pid, pidfd)
+                self._slots[number].started(pid, pidfd)
             case {"kind": "exited", "number": int(number), "status": int(status)}:
                 logger.debug(
                     "%s: exit status %s, %.2f s of CPU, peak of %s bytes",
-                    self._children[number],
+                    self._slots[number],
                     status,
                     message["cpu"],
                     message["peak"],
                 )
-                self._child_is_gone(number, status)
+                self._slots.gone(number, status)
             case {"kind": "unstarted", "number": int(number), "error": str(error)}:
                 logger.error("No process could be started: %s", error)
-                self._child_is_gone(number, None)
+                self._slots[number].unstarted(error)
+                self._slots.gone(number, None)
 
     def _launcher_is_gone(self, why: str) -> None:
         """Its tasks are ours to kill: they go with it, as crashed."""
@@ -436,92 +385,34 @@ class Supervisor:
     def _start_claimed_jobs(self) -> None:
         if self.stopping is not None or not self.launcher.up or self._clearing:
             return
-        if self._lease.trusted and clock.now() >= self._starts.until:
-            for attempt in self._waiting_tries():
-                self._start(attempt)
-
-    def _waiting_tries(self) -> list[Try]:
-        return [a for a in self.tries.values() if not a.child and not a.outcome]
-
-    def _start(self, attempt: Try) -> None:
-        self._numbers += 1
-        number = self._numbers
-        channel = Channel(self.launcher.start_child(number), _CHILD_LONGEST_LINE)
-        attempt.child = Child(
-            number, attempt.job, channel, clock.now(), self.options.start_timeout
-        )
-        self._children[number] = attempt.child
-        self._selector.register(channel, selectors.EVENT_READ)
-        self._show_title()
+        if self._lease.trusted and clock.now() >= self._slots.backoff.until:
+            for attempt in self.tries.waiting():
+                attempt.child = self._slots.start(attempt.job)
 
     def _hear_children(self) -> None:
-        for child in self._children.values():
-            self._hear(child)
-
-    def _hear(self, child: Child) -> None:
-        """Take in a bounded amount of what it says."""
-        if child.channel.ended:
-            return
-        waiting_to_begin = child.begun is None
-        for message in child.channel.receive(most=_CHILD_CHUNK):
-            child.heed(message, clock.now())
-        if waiting_to_begin and child.begun is not None:
+        if self._slots.hear():
             self._unprepared = 0
-            self._starts.succeeded()
-        if child.channel.ended:  # an alarm clock only: the exit status is believed
-            self._selector.unregister(child.channel)
-
-    def _child_is_gone(self, number: int, exitcode: int | None) -> None:
-        child = self._children.pop(number)
-        for _ in range(_CHILD_LONGEST_LINE // _CHILD_CHUNK + 1):
-            self._hear(child)  # its last words
-        child.ended(exitcode)
-        if not child.channel.ended:
-            self._selector.unregister(child.channel)
-        child.close()
         self._show_title()
 
     # Limits
 
     def _enforce_limits(self) -> None:
         self._enforced_at = now = clock.now()
-        for child in self._children.values():
-            child.enforce_time(now)
-        if now >= self._memory_at:
-            self._memory_at = now + _MEMORY_EVERY
-            for child in self._children.values():
-                if child.watches_memory:
-                    child.enforce_memory(now)
+        self._slots.enforce_limits(now)
         if self.stopping is not None and now >= self.stopping:
-            self._stop_children("the runner was stopped")
+            self._slots.stop("the runner was stopped")
         if now >= self._lease.stop_at:
             why = f"the lease of {self._lease.length:g} s could not be renewed"
-            self._stop_children(why, kill_at=self._lease.kill_at)
+            self._slots.stop(why, kill_at=self._lease.kill_at)
         self._enforce_answers(now)
 
-    def _stop_children(self, why: str, kill_at: float | None = None) -> None:
-        for child in self._children.values():
-            child.stop(Released(why), clock.now(), kill_at)
-
     def _bookkeeper_due(self) -> float:
-        """When may it be started again, or is it taken for frozen?"""
-        if not self.bookkeeper.up:
-            return self.bookkeeper.backoff.until
         patience = self._lease.length * _BOOKKEEPER_SILENCE
-        if not self.bookkeeper.has_spoken:
-            patience = max(patience, self.options.start_timeout)
-        return self.bookkeeper.heard_at + patience
+        return self.bookkeeper.due(patience, self.options.start_timeout)
 
     def _launcher_due(self) -> float:
-        """When may it be started again, or is it taken for frozen?"""
-        if not self.launcher.up:
-            return self.launcher.backoff.until
-        if self.launcher.silent_since is None:
-            return _NEVER
         patience = min(_PING_TIMEOUT, self._lease.length / 3)
-        if not self.launcher.has_spoken:
-            patience = max(patience, self.options.start_timeout)
-        return self.launcher.silent_since + patience
+        return self.launcher.due(patience, self.options.start_timeout)
 
     def _enforce_answers(self, now: float) -> None:
         if now >= self._ping_at:
@@ -532,6 +423,18 @@ class Supervisor:
             self._drop(self.bookkeeper, "does not answer")
         if self.launcher.up and now >= self._launcher_due():
             self._launcher_is_gone("does not answer")
+        if now >= self._discovery_due():
+            timeout = self.options.start_timeout
+            self._fail(
+                f"The project's tasks were not discovered within {timeout:g} s "
+                "(BACKGROUND_TASK_START_TIMEOUT): an import of it hangs, or is slow"
+            )
+
+    def _discovery_due(self) -> float:
+        """When must we know what the project can run?"""
+        if self._tasks is not None or self.failure:
+            return _NEVER
+        return self._began_at + self.options.start_timeout
 
     # What dead processes left
 
@@ -546,22 +449,26 @@ class Supervisor:
         """Kill what the launcher left; hand in its tasks when nothing is left."""
         if self._sweeper.leftovers(self.runner.id, spared={self.bookkeeper.pid}):
             return
-        for number in list(self._children):
-            self._child_is_gone(number, None)
+        self._slots.all_gone()
         self._clearing = False
         if self._fenced:
             self.tries.clear()  # others have them: nothing of them is ours to write
             self._become_runner()
 
     def _show_title(self) -> None:
-        running, workers = len(self._children), self.options.workers
-        setproctitle(f"background_task: supervisor, {running} of {workers} running")
+        running, workers = len(self._slots), self.options.workers
+        title = f"background_task: supervisor, {running} of {workers} running"
+        if title != self._title:
+            setproctitle(title)
+            self._title = title
 
 
-def describe(jobs: list[str]) -> str:
-    """Return jobs as text for a message: at most twenty, then how many more."""
-    shown = ", ".join(jobs[:20])
-    return shown if len(jobs) <= 20 else f"{shown} and {len(jobs) - 20} more"
+def _heeded() -> list[signal.Signals]:
+    """The signals that the loop hears; not SIGHUP under nohup, which ignores it."""
+    heeded = [*_DRAIN, signal.SIGTSTP, signal.SIGCHLD]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        heeded.remove(signal.SIGHUP)
+    return heeded
 
 
 def _restore_environment(name: str, value: str | None) -> None:

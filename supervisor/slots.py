@@ -1,0 +1,109 @@
+"""What runs right now? The children, each watched, limited and heard out."""
+
+from collections.abc import Iterator
+
+from . import clock
+from .aide import Backoff
+from .channel import Channel
+from .child import Child
+from .job import Job
+from .launcher import Launcher
+from .outcome import Released
+from .watch import Watch
+
+_MEMORY_EVERY = 0.1  # seconds between two looks at what the children hold
+_CHUNK, _LONGEST_LINE = 1 << 18, 1 << 20  # bytes: per child and pass, and of a message
+
+
+class Slots:
+    """The children that are not yet known to be dead and swept.
+
+    Called from the supervisor's loop only; nothing here blocks.
+    """
+
+    def __init__(self, launcher: Launcher, watch: Watch, start_timeout: float) -> None:
+        """`start_timeout` is in seconds: from the start to the task's first moment."""
+        self.backoff = Backoff()  # starts are slowed down while they fail
+        self._launcher = launcher
+        self._watch = watch
+        self._start_timeout = start_timeout
+        self._children: dict[int, Child] = {}  # by number
+        self._numbers = 0
+        self._memory_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+    def __getitem__(self, number: int) -> Child:
+        return self._children[number]
+
+    def start(self, job: Job) -> Child:
+        """Have a process started for a job."""
+        self._numbers += 1
+        channel = Channel(self._launcher.start_child(self._numbers), _LONGEST_LINE)
+        self._watch.add(channel)
+        child = Child(self._numbers, job, channel, clock.now(), self._start_timeout)
+        self._children[child.number] = child
+        return child
+
+    def hear(self) -> bool:
+        """Take in what the children say; return whether one of them has begun."""
+        begun = [self._hear(child) for child in self._children.values()]
+        return any(begun)
+
+    def _hear(self, child: Child) -> bool:
+        """Take in a bounded amount of what it says; return whether it has begun."""
+        if child.channel.ended:
+            return False
+        waiting = child.begun is None
+        for message in child.channel.receive(most=_CHUNK):
+            child.heed(message, clock.now())
+        if child.channel.ended:  # an alarm clock only: the exit status is believed
+            self._watch.forget(child.channel)
+        has_begun = waiting and child.begun is not None
+        if has_begun:
+            self.backoff.succeeded()
+        return has_begun
+
+    def gone(self, number: int, exitcode: int | None) -> None:
+        """A child is dead and swept; None: nobody could see how it died."""
+        child = self._children.pop(number)
+        for _ in range(_LONGEST_LINE // _CHUNK + 1):
+            self._hear(child)  # its last words
+        child.ended(exitcode)
+        self._watch.forget(child.channel)
+        child.close()
+
+    def all_gone(self) -> None:
+        """All are dead and swept, with the launcher that could have seen how."""
+        for number in list(self._children):
+            self.gone(number, None)
+
+    def enforce_limits(self, now: float) -> None:
+        """Stop what has run out of time or memory; kill what did not heed it."""
+        for child in self._children.values():
+            child.enforce_time(now)
+        if now >= self._memory_at:
+            self._memory_at = now + _MEMORY_EVERY
+            for child in self._children.values():
+                if child.watches_memory:
+                    child.enforce_memory(now)
+
+    def stop(self, why: str, kill_at: float | None = None) -> None:
+        """Ask all to stop through no fault of their own; see `Child.stop`."""
+        for child in self._children.values():
+            child.stop(Released(why), clock.now(), kill_at)
+
+    def moments(self) -> Iterator[float]:
+        """Yield when there will be something to enforce."""
+        for child in self._children.values():
+            if child.deadline is not None:
+                yield child.deadline
+            if child.kill_at is not None:
+                yield child.kill_at
+        if any(child.watches_memory for child in self._children.values()):
+            yield self._memory_at
+
+    def close(self) -> None:
+        for child in self._children.values():
+            child.close()

@@ -1,0 +1,82 @@
+"""What is held: claimed, and not yet known to be in the books?"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from .child import Child
+from .job import Job
+from .outcome import Outcome, Released
+
+_SHOWN = 20
+
+
+@dataclass(slots=True)
+class Try:
+    """One claimed job on its way to the books."""
+
+    job: Job
+    child: Child | None = None
+    outcome: Outcome | None = None
+    handed_in: bool = False
+
+
+class Tries:
+    """The tries that are held, by claim, in the order in which they were claimed."""
+
+    def __init__(self) -> None:
+        self._tries: dict[str, Try] = {}
+
+    def __len__(self) -> int:
+        return len(self._tries)
+
+    def __str__(self) -> str:
+        """At most twenty of them, by task, and how many more there are."""
+        jobs = [str(attempt.job) for attempt in self._tries.values()]
+        shown = ", ".join(jobs[:_SHOWN])
+        more = len(jobs) - _SHOWN
+        return shown if more <= 0 else f"{shown} and {more} more"
+
+    @property
+    def claims(self) -> list[str]:
+        return list(self._tries)
+
+    def take(self, jobs: Iterable[Job]) -> None:
+        """These were claimed for us."""
+        for job in jobs:
+            self._tries[job.claim] = Try(job)
+
+    def recorded(self, claims: Iterable[str]) -> None:
+        """These are in the books, or others have written about them."""
+        for claim in claims:
+            self._tries.pop(claim, None)
+
+    def clear(self) -> None:
+        """Nothing of this is ours to write any more."""
+        self._tries.clear()
+
+    def waiting(self) -> list[Try]:
+        """Return what is claimed and not yet started."""
+        return [a for a in self._tries.values() if not a.child and not a.outcome]
+
+    def sum_up(self, *, draining: bool) -> Iterator[Child]:
+        """Give every try that is over its outcome; yield the children of those."""
+        for attempt in self._tries.values():
+            if attempt.outcome is not None:
+                continue
+            if attempt.child is None and draining:
+                attempt.outcome = Released("the runner was stopped before it began")
+            elif attempt.child is not None and attempt.child.gone:
+                attempt.outcome = attempt.child.outcome(draining=draining)
+                yield attempt.child
+
+    def hand_in(self) -> Iterator[tuple[str, Outcome]]:
+        """Yield each outcome that has not been handed in, and count it as such."""
+        for claim, attempt in self._tries.items():
+            if attempt.outcome is not None and not attempt.handed_in:
+                attempt.handed_in = True
+                yield claim, attempt.outcome
+
+    def take_back(self) -> None:
+        """Whoever was handed the outcomes is gone: they are to be handed in again."""
+        for attempt in self._tries.values():
+            attempt.handed_in = False

@@ -1,0 +1,48 @@
+"""How does the loop wait for many channels at once?"""
+
+import selectors
+from typing import Any, Self
+
+from . import clock
+from .channel import Channel
+from .wakeups import Wakeups
+
+
+class Watch:
+    """Waits until a channel says something, has room again, or a moment has come."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._channels: set[Channel] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._selector.close()
+
+    def add_bell(self, bell: Wakeups) -> None:
+        """Wake up for what is no channel too."""
+        self._selector.register(bell, selectors.EVENT_READ)
+
+    def add(self, channel: Channel) -> None:
+        self._channels.add(channel)
+        self._selector.register(channel, selectors.EVENT_READ)
+
+    def forget(self, channel: Channel) -> None:
+        """Have done with a channel, before it is closed; a second time is fine."""
+        if channel in self._channels:
+            self._channels.discard(channel)
+            self._selector.unregister(channel)
+
+    def wait(self, until: float) -> None:
+        """Wait, at the longest until a moment; send what there is room for."""
+        for channel in self._channels:
+            events = selectors.EVENT_READ
+            if channel.waiting_to_send:
+                events |= selectors.EVENT_WRITE
+            if self._selector.get_key(channel).events != events:
+                self._selector.modify(channel, events)
+        self._selector.select(max(0.0, until - clock.now()))
+        for channel in self._channels:
+            channel.flush()
