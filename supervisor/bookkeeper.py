@@ -14,7 +14,7 @@ import random
 import select
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from setproctitle import setproctitle
@@ -24,7 +24,7 @@ from .aide import Aide
 from .channel import Channel, Message
 from .job import Project
 from .logrelay import LogRelay
-from .outcome import Lost, Outcome, Released, from_message, to_message
+from .outcome import Failed, Lost, Outcome, Released, from_message, to_message
 from .queue import Queue, QueueUnavailable, QueueUnusable, Runner
 
 logger = logging.getLogger("background_task.supervisor")
@@ -81,6 +81,13 @@ def _named(dotted: str) -> Callable[..., Queue]:
     module, _, name = dotted.partition(":")
     maker: Callable[..., Queue] = getattr(importlib.import_module(module), name)
     return maker
+
+
+def _plain(outcome: Outcome) -> Outcome:
+    if not isinstance(outcome, Failed):
+        return outcome
+    text = outcome.error.encode("ascii", "backslashreplace").decode()
+    return replace(outcome, error="".join(c for c in text if c >= " " or c in "\n\t"))
 
 
 class _Fenced(Exception):
@@ -244,10 +251,11 @@ class _Desk:
                 self._channel.send("refused", claim=claim)
 
     def _record_alone(self, claim: str, outcome: Outcome) -> bool:
-        for attempt in (outcome, Lost("its outcome could not be recorded")):
+        """Record it as it is, else with a text of plain ASCII; say if that worked."""
+        for version in dict.fromkeys((outcome, _plain(outcome))):
             try:
                 with self._queue.transaction():
-                    self._queue.record(claim, attempt)
+                    self._queue.record(claim, version)
                 return True
             except QueueUnavailable:
                 raise
@@ -276,8 +284,6 @@ class _Desk:
         self._renew_at = 0.0  # renew and compare first: a commit may have been made
 
     def _in_touch(self) -> None:
-        if self._available is False:
-            self._channel.send("available")
         self._available = True
         self._retry_at, self._retry_after = 0.0, _FIRST_RETRY
 
@@ -330,9 +336,16 @@ class _Desk:
             self._channel.receive()
 
     def _sign_off(self) -> None:
+        """Give back what was claimed and nobody read of, and forget the runner.
+
+        The supervisor holds nothing when it says `leave`.
+        """
         if not self._open:
             return
         try:
+            with self._queue.transaction():
+                for claim in self._queue.held():
+                    self._queue.record(claim, Released("claimed, and never started"))
             self._queue.close()
         except QueueUnavailable as error:
             logger.warning("The runner could not sign off: %s", error)

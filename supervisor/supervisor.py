@@ -272,8 +272,7 @@ class Supervisor:
             case {"kind": "turn", "recorded": recorded, "jobs": jobs, "dry": dry}:
                 self._turn_taken(recorded, jobs, dry)
             case {"kind": "lease", "sent_at": float(sent_at)}:
-                self._lease.renewed(sent_at)
-                self.bookkeeper.backoff.succeeded()
+                self._lease_renewed(sent_at)
             case {"kind": "refused", "claim": str(claim)}:
                 self.bookkeeper.channel.send("let_go", claim=claim)
             case {"kind": "sweep", "runner": str(runner)}:
@@ -281,15 +280,19 @@ class Supervisor:
                     logger.warning("Runner %s is dead: sweeping what it left", runner)
             case {"kind": "unavailable", "error": str(error)}:
                 if not self._unavailable:
-                    logger.error("The database is unavailable: %s", error)
+                    logger.error("The queue is unavailable: %s", error)
                 self._unavailable = True
-            case {"kind": "available"}:
-                logger.warning("The database is available again")
-                self._unavailable = False
             case {"kind": "unusable", "text": str(text)}:
                 self._fail(text)
             case {"kind": "fenced"}:
                 self._is_fenced()
+
+    def _lease_renewed(self, sent_at: float) -> None:
+        self._lease.renewed(sent_at)
+        self.bookkeeper.backoff.succeeded()
+        if self._unavailable:
+            logger.warning("The queue is available again")
+        self._unavailable = False
 
     def _turn_taken(
         self, recorded: list[str], jobs: list[dict[str, Any]], dry: bool
@@ -453,7 +456,8 @@ class Supervisor:
         self._clearing = False
         if self._fenced:
             self.tries.clear()  # others have them: nothing of them is ours to write
-            self._become_runner()
+            if self.stopping is None:
+                self._become_runner()
 
     def _show_title(self) -> None:
         running, workers = len(self._slots), self.options.workers
