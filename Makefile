@@ -3,29 +3,37 @@
 PYTHON ?= python3
 VENV ?= .venv
 DJANGO ?= Django>=5.2
-export PYTHONDONTWRITEBYTECODE ?= 1
+# Every task is a fresh interpreter: without bytecode each would compile the project.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
+# setuptools warns about every editable install; nobody can do anything about it.
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet
+DEMO := $(VENV)/.demo
 TESTING := $(VENV)/.testing
 LINTING := $(VENV)/.linting
 
-.PHONY: demo admin test soak lint matrix dist-check clean
+.PHONY: demo admin test soak lint matrix clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(PIP) --upgrade pip
+
+$(DEMO): $(BIN)/python setup.cfg pyproject.toml
+	$(PIP) --editable '.[example]' '$(DJANGO)'
+	touch $@
 
 $(TESTING): $(BIN)/python setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[test]' '$(DJANGO)'
+	$(PIP) --editable '.[test]' '$(DJANGO)'
 	touch $@
 
 $(LINTING): $(TESTING)
-	$(BIN)/python -m pip install --quiet --editable '.[lint]' build
+	$(PIP) --editable '.[lint]' build
 	touch $@
 
-demo: $(TESTING)  ## real certificates, and tasks that misbehave, under the supervisor
+demo: $(DEMO)  ## real certificates, and tasks that misbehave, under the supervisor
 	$(BIN)/python example/demo.py
 
-admin: $(TESTING)  ## the admin of the demo's database at http://127.0.0.1:8000/admin/
+admin: $(DEMO)  ## the admin of the demo's database at http://127.0.0.1:8000/admin/
 	$(BIN)/python example/demo.py --admin
 
 test: $(TESTING)  ## every test, on every database that is found
@@ -41,7 +49,7 @@ lint: $(LINTING)  ## ruff and mypy, strict; the wheel and the sdist hold what th
 	$(BIN)/python -m tests.check_dist
 
 matrix: $(BIN)/python  ## every Python and Django of tox.ini that is found here
-	$(BIN)/python -m pip install --quiet tox
+	$(PIP) tox
 	$(BIN)/tox run
 
 clean:
