@@ -50,7 +50,7 @@ lint: $(LINTING)  ## ruff and mypy, strict; the wheel and the sdist hold what th
 
 matrix: $(BIN)/python  ## every Python and Django of tox.ini that is found here
 	$(PIP) tox
-	$(BIN)/tox run
+	$(BIN)/tox run $(addprefix --discover=,$(wildcard $(HOME)/.pyenv/versions/3.1*/bin/python)) $(ARGS)
 
 clean:
 	rm -rf .venv* .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
