@@ -25,6 +25,7 @@ from .channel import Channel, Message
 from .job import Project
 from .logrelay import LogRelay
 from .outcome import Failed, Lost, Outcome, Released, from_message, to_message
+from .processes import TITLE
 from .queue import Queue, QueueUnavailable, QueueUnusable, Runner
 
 logger = logging.getLogger("background_task.supervisor")
@@ -70,7 +71,7 @@ def keep_books(
     """Be the bookkeeper. Runs in its process."""
     spawning.begin()
     spawning.turn_deaf()
-    setproctitle("background_task: bookkeeper")
+    setproctitle(f"{TITLE} bookkeeper")
     queue = _named(books.queue)(project.environment, books.arguments, runner)
     # The relay comes after the set-up of the project, which configures logging.
     with contextlib.closing(Channel(end)) as channel, LogRelay("background_task"):

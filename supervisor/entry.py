@@ -56,7 +56,7 @@ def run(end: socket.socket, project: Project) -> NoReturn:
         _report(channel, "unprepared", error=_text_of(error))
         _leave(1)
     job = _take_job(channel)
-    setproctitle(f"background_task: task {job.id} {job.name}")
+    setproctitle(f"{processes.TITLE} task {job.id} {job.name}")
     _leave(_Try(channel, job).run())
 
 
@@ -124,7 +124,7 @@ class _Try:
 def _begin(title: str) -> None:
     spawning.begin()
     processes.adopt_orphans()
-    setproctitle(f"background_task: {title}")
+    setproctitle(f"{processes.TITLE} {title}")
 
 
 def _prepare(project: Project) -> None:

@@ -71,7 +71,7 @@ def launch(end: socket.socket, project: Project) -> None:
     spawning.begin()
     spawning.turn_deaf()
     processes.adopt_orphans()
-    setproctitle("background_task: launcher (spawn)")
+    setproctitle(f"{processes.TITLE} launcher (spawn)")
     with contextlib.closing(Channel(end)) as channel, Wakeups([signal.SIGCHLD]) as bell:
         _Spawner(channel, project).run(bell)
 

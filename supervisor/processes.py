@@ -16,6 +16,9 @@ import psutil
 # Every process of a runner carries this in its environment, what its tasks start too.
 MARK = "BACKGROUND_TASK_RUNNER"
 
+# What the titles of all our processes begin with.
+TITLE = "background_task:"
+
 _LINUX = sys.platform == "linux"
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -110,14 +113,18 @@ def send_signal(pid: int, pidfd: int | None, number: int) -> None:
         pass  # it died before we asked
 
 
-def kill_exactly(pid: int, start: int) -> None:
-    """Kill a process of somebody else's, if pid and start time still name it."""
+def kill_supervisor(pid: int, start: int) -> None:
+    """Kill another supervisor, if pid and start time still name it.
+
+    A process whose title says that it is none any more has ended its run and gone on
+    to something else: it holds nothing.
+    """
     try:
         pidfd = handle(pid)
     except ProcessLookupError:
         return  # it is gone: that is what was wanted
     try:
-        if started(pid) == start:
+        if started(pid) == start and _title(pid).startswith(TITLE):
             send_signal(pid, pidfd, signal.SIGKILL)
     finally:
         if pidfd is not None:
@@ -137,6 +144,13 @@ def _stat(pid: int) -> list[str]:
             return file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def _title(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _carries(pid: int, mark: str) -> bool:

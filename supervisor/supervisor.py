@@ -461,7 +461,7 @@ class Supervisor:
 
     def _show_title(self) -> None:
         running, workers = len(self._slots), self.options.workers
-        title = f"background_task: supervisor, {running} of {workers} running"
+        title = f"{processes.TITLE} supervisor, {running} of {workers} running"
         if title != self._title:
             setproctitle(title)
             self._title = title

@@ -34,7 +34,7 @@ class Sweeper:
         """Kill what they left; return those of which nothing is left any more."""
         swept = []
         for runner, (pid, started) in list(self._dead.items()):
-            processes.kill_exactly(pid, started)
+            processes.kill_supervisor(pid, started)
             if not self.leftovers(runner, spared=set()):
                 swept.append(runner)
                 del self._dead[runner]
