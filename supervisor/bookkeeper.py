@@ -173,13 +173,19 @@ class _Desk:
         A claim of an earlier bookkeeper that the supervisor never read did not start:
         it is released. One whose end could not be recorded is lost. Returns the latter.
         """
-        settled = sorted(self._let_go)
+        settled = set(self._let_go)
         for claim in self._queue.held() - (self._held - self._let_go):
+            outcome: Outcome = Released("claimed, and never started")
             if claim in self._let_go:
-                self._queue.record(claim, Lost("its end could not be recorded"))
-            else:
-                self._queue.record(claim, Released("claimed, and never started"))
-        return settled
+                outcome = Lost("its end could not be recorded")
+            try:
+                self._queue.record(claim, outcome)
+            except QueueUnavailable:
+                raise
+            except Exception:  # a poisoned row must not stop the rest: at the next one
+                logger.exception("Recording the end of %s failed", claim)
+                settled.discard(claim)
+        return sorted(settled)
 
     def _look_after_others(self) -> None:
         """Release what dead runners held; have the dead of this place swept first."""

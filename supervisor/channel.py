@@ -12,7 +12,7 @@ from typing import Any
 Message = dict[str, Any]
 
 _CHUNK = 65_536
-_MOST_FDS = 64
+_ROOM_FOR_FDS = socket.CMSG_SPACE(64 * array.array("i").itemsize)
 
 
 class Channel:
@@ -24,11 +24,15 @@ class Channel:
     """
 
     def __init__(self, end: socket.socket, longest: int | None = None) -> None:
-        """Take over `end`; drop lines over `longest` bytes (None: any length)."""
+        """Take over `end`. A peer with a `longest` line, in bytes, is not trusted.
+
+        Longer lines of it are dropped, and so are its descriptors.
+        """
         end.setblocking(False)
         self._socket = end
         self._longest = longest
         self._incoming = bytearray()
+        self._skipping = False  # what comes is the rest of a line that is too long
         self._received_fds: deque[int] = deque()
         self._outgoing: deque[tuple[memoryview, list[int]]] = deque()
         self.ended = False
@@ -74,7 +78,7 @@ class Channel:
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(
                     _CHUNK,
-                    socket.CMSG_SPACE(_MOST_FDS * array.array("i").itemsize),
+                    _ROOM_FOR_FDS if self._longest is None else 0,
                     getattr(socket, "MSG_CMSG_CLOEXEC", 0),
                 )
             except (BlockingIOError, InterruptedError):
@@ -89,19 +93,27 @@ class Channel:
 
     def _whole_messages(self) -> list[Message]:
         *lines, rest = self._incoming.split(b"\n")
-        too_long = self._longest is not None and len(rest) > self._longest
-        self._incoming = bytearray() if too_long else rest
-        return [message for line in lines if (message := self._decode(line))]
+        if lines and self._skipping:
+            del lines[0]
+            self._skipping = False
+        self._skipping = self._skipping or self._is_too_long(rest)
+        self._incoming = bytearray() if self._skipping else rest
+        messages = (self._decode(line) for line in lines if not self._is_too_long(line))
+        return [message for message in messages if message is not None]
+
+    def _is_too_long(self, line: bytearray) -> bool:
+        return self._longest is not None and len(line) > self._longest
 
     def _decode(self, line: bytearray) -> Message | None:
         """Return the message, or None for what none of our processes has written."""
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if not isinstance(message, dict) or "kind" not in message:
             return None
-        if count := message.pop("fds", 0):
+        count = message.pop("fds", 0)
+        if isinstance(count, int) and 0 < count <= len(self._received_fds):
             message["fds"] = [self._received_fds.popleft() for _ in range(count)]
         return message
 

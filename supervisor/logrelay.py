@@ -1,7 +1,10 @@
 """How can a loop log without ever waiting for whoever reads the log?"""
 
+import contextlib
 import logging
+import os
 import queue
+import select
 import threading
 from logging.handlers import QueueHandler
 from types import TracebackType
@@ -9,6 +12,7 @@ from typing import Self
 
 _ROOM = 10_000  # records
 _LAST_WAIT = 2.0  # seconds for what is still to be written at the end
+_LOOK_EVERY = 0.2  # seconds, whether it is time to leave
 
 
 class LogRelay:
@@ -22,6 +26,7 @@ class LogRelay:
         self._logger = logging.getLogger(name)
         self._records: queue.Queue[logging.LogRecord | None] = queue.Queue(_ROOM)
         self._handler = _Dropping(self._records)
+        self._leaving = False
         self._thread = threading.Thread(
             target=self._write, name="log relay", daemon=True
         )
@@ -42,18 +47,41 @@ class LogRelay:
     ) -> None:
         self._logger.handlers = self._handlers
         self._logger.propagate = self._propagate
-        try:
+        with contextlib.suppress(queue.Full):  # nobody reads the log
             self._records.put(None, timeout=_LAST_WAIT)
-        except queue.Full:
-            return  # nobody reads the log; the thread is a daemon
+        self._thread.join(_LAST_WAIT)
+        self._leaving = True
         self._thread.join(_LAST_WAIT)
 
     def _write(self) -> None:
         """Write the records where they would have gone. Runs in the thread."""
-        while (record := self._records.get()) is not None:
+        while not self._leaving and (record := self._records.get()) is not None:
             for handler in self._destinations():
                 if record.levelno >= handler.level:
-                    handler.handle(record)
+                    self._hand_over(record, handler)
+
+    def _hand_over(self, record: logging.LogRecord, handler: logging.Handler) -> None:
+        stream = _pipe_of(handler)
+        if stream is None:
+            handler.handle(record)
+        elif handler.filter(record):
+            line = handler.format(record) + logging.StreamHandler.terminator
+            self._write_in_pieces(stream, line.encode(errors="backslashreplace"))
+
+    def _write_in_pieces(self, stream: int, line: bytes) -> None:
+        """Write only what there is room for; give up when we leave before it is all.
+
+        A thread that hangs in a write holds locks without which the interpreter cannot
+        exit. What `poll` calls writable takes a piece of this size without waiting.
+        """
+        poll = select.poll()
+        poll.register(stream, select.POLLOUT)
+        for start in range(0, len(line), select.PIPE_BUF):
+            while not poll.poll(_LOOK_EVERY * 1000):
+                if self._leaving:
+                    return
+            with contextlib.suppress(OSError):  # nobody is left to read it
+                os.write(stream, line[start : start + select.PIPE_BUF])
 
     def _destinations(self) -> list[logging.Handler]:
         handlers = list(self._handlers)
@@ -64,6 +92,16 @@ class LogRelay:
         if not handlers and logging.lastResort is not None:
             handlers.append(logging.lastResort)
         return handlers
+
+
+def _pipe_of(handler: logging.Handler) -> int | None:
+    """Return the descriptor that a plain stream handler writes to; None for others."""
+    if type(handler) not in (logging.StreamHandler, type(logging.lastResort)):
+        return None
+    try:
+        return int(handler.stream.fileno())  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return None  # no stream of the operating system: it cannot be full
 
 
 class _Dropping(QueueHandler):

@@ -1,6 +1,8 @@
-"""A few tasks that behave."""
+"""A few tasks that behave; the others are in `misbehaving`."""
 
 from background_task import background
+
+from . import misbehaving  # noqa: F401
 
 # What ran in this process, for tests of the in-process runner.
 ran = []

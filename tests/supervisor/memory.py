@@ -1,11 +1,18 @@
-"""A queue without a database: jobs from a list, what happens to them into a file."""
+"""A queue without a database: jobs from a list, what happens to them into a file.
+
+The file, the journal, is all there is: a new bookkeeper reads it again from the top, a
+transaction is one append to it, and the test reads it, or writes to it as another
+runner would. Flag files beside it make the queue fail.
+"""
 
 import contextlib
 import json
+from collections import Counter
 from pathlib import Path
 
 from background_task.supervisor.job import Job, Limits
-from background_task.supervisor.outcome import to_message
+from background_task.supervisor.outcome import Lost, to_message
+from background_task.supervisor.queue import QueueUnavailable, QueueUnusable
 
 
 class MemoryQueue:
@@ -13,63 +20,140 @@ class MemoryQueue:
 
     def __init__(self, environment, arguments, runner):
         self.journal = Path(arguments["journal"])
-        self.waiting = [
-            Job(
-                id=number,
-                name=job["target"],
-                target=job["target"],
-                args=job.get("args", []),
-                claim=f"{number}:{runner.id}",
-                limits=Limits(**job.get("limits", {})),
-            )
-            for number, job in enumerate(arguments["jobs"], 1)
-        ]
-        self.claimed = set()
-
-    def write(self, **entry):
-        with self.journal.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        self.down = self.journal.with_suffix(".down")
+        self.unsure = self.journal.with_suffix(".unsure")
+        self.jobs = dict(enumerate(arguments["jobs"], 1))
+        self.unusable = arguments.get("unusable")
+        self.poisoned = arguments.get("poisoned", [])  # only Lost can be recorded
+        self.cursed = arguments.get("cursed", [])  # nothing can be recorded
+        self.runner = runner
+        self.waiting = list(self.jobs)
+        self.claims = {}  # claim: its job's id and its runner
+        self.tries = Counter()
+        self.fenced = set()
+        self._taken_in = 0
+        self._uncommitted = None
 
     def open(self, *, register):
-        self.write(event="open", register=register)
+        if self.unusable:
+            raise QueueUnusable(self.unusable)
+        self._catch_up()
+        self._write(event="open", register=register, runner=self.runner.id)
 
     def know(self, tasks):
         pass
 
+    @contextlib.contextmanager
     def transaction(self):
-        return contextlib.nullcontext()
+        self._catch_up()
+        self._uncommitted = []
+        try:
+            yield
+            self._commit()
+        finally:
+            self._uncommitted = None
 
     def renew(self):
+        self._catch_up()
+        if self.runner.id in self.fenced:
+            return False
+        self._write(event="renewed", runner=self.runner.id)
         return True
 
     def claim(self, n):
-        jobs, self.waiting = self.waiting[:n], self.waiting[n:]
-        self.claimed.update(job.claim for job in jobs)
-        for job in jobs:
-            self.write(event="claimed", id=job.id)
-        return jobs
+        self._catch_up()
+        if self.runner.id in self.fenced:
+            return []
+        return [self._claim(number) for number in self.waiting[:n]]
+
+    def _claim(self, number):
+        claim = f"{number}:{self.tries[number] + 1}:{self.runner.id}"
+        self._write(event="claimed", id=number, claim=claim, runner=self.runner.id)
+        job = self.jobs[number]
+        return Job(
+            id=number,
+            name=job["target"],
+            target=job["target"],
+            args=job.get("args", []),
+            claim=claim,
+            limits=Limits(**job.get("limits", {})),
+        )
 
     def record(self, claim, outcome):
-        if claim in self.claimed:
-            self.claimed.discard(claim)
-            self.write(
-                event="recorded",
-                id=int(claim.partition(":")[0]),
-                says=str(outcome),
-                **to_message(outcome),
-            )
+        self._catch_up()
+        number, _ = self.claims.get(claim, (None, None))
+        if number in self.cursed:
+            raise ValueError(f"Task {number} is cursed")
+        if number in self.poisoned and not isinstance(outcome, Lost):
+            raise ValueError(f"Task {number} is poisoned")
+        if number is not None:
+            says, fields = str(outcome), to_message(outcome)
+            self._write(event="recorded", id=number, claim=claim, says=says, **fields)
 
     def held(self):
-        return set(self.claimed)
+        self._catch_up()
+        own = self.runner.id
+        return {claim for claim, (_, runner) in self.claims.items() if runner == own}
 
     def may_be_due(self):
+        self._catch_up()
         return bool(self.waiting)
 
     def dead_runners(self):
+        self._catch_up()
         return []
 
     def rescue(self, runner=None):
+        self._catch_up()
         return 0
 
     def close(self):
-        self.write(event="closed")
+        self._catch_up()
+        self._write(event="closed", runner=self.runner.id)
+
+    # The journal
+
+    def _catch_up(self):
+        """Take in what is new in the journal, whoever has written it."""
+        if self.down.exists():
+            raise QueueUnavailable(f"{self.down.name} is there")
+        with contextlib.suppress(FileNotFoundError), self.journal.open() as file:
+            file.seek(self._taken_in)
+            for line in file.read().splitlines():
+                self._take_in(json.loads(line))
+            self._taken_in = file.tell()
+
+    def _take_in(self, entry):
+        match entry:
+            case {"event": "claimed", "id": number, "claim": claim, "runner": runner}:
+                self.waiting.remove(number)
+                self.tries[number] += 1
+                self.claims[claim] = number, runner
+            case {"event": "recorded", "id": number, "claim": claim}:
+                del self.claims[claim]
+                if entry["outcome"] == "Released":
+                    self.waiting.append(number)
+            case {"event": "fenced", "runner": fenced}:
+                self.fenced.add(fenced)
+                for claim, (number, runner) in list(self.claims.items()):
+                    if runner == fenced:
+                        del self.claims[claim]
+                        self.waiting.append(number)
+
+    def _write(self, **entry):
+        if self._uncommitted is None:
+            self._append([entry])
+        else:
+            self._uncommitted.append(entry)
+
+    def _commit(self):
+        if self.down.exists():
+            raise QueueUnavailable(f"{self.down.name} is there")
+        self._append(self._uncommitted)
+        if self._uncommitted and self.unsure.exists():
+            self.unsure.unlink()
+            raise QueueUnavailable("nobody knows whether the commit was made")
+
+    def _append(self, entries):
+        with self.journal.open("a") as file:
+            file.write("".join(json.dumps(entry) + "\n" for entry in entries))

@@ -1,6 +1,8 @@
 """What jobs without Django do, well and badly."""
 
+import contextlib
 import ctypes
+import mmap
 import os
 import signal
 import subprocess
@@ -61,7 +63,9 @@ def spin_in_c(args, context):
 
 
 def hide_in_a_subprocess(args, context):
-    subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"])
+    if args:
+        say_pid(args[0])
+    subprocess.run(["sleep", "600"])
 
 
 def hold_memory(args, context):
@@ -73,8 +77,13 @@ def hold_memory(args, context):
 
 def hold_memory_in_subprocesses(args, context):
     size, count = args
-    code = f"b = bytearray({size}); b[::4096] = b'x' * len(b[::4096]); import time; time.sleep(600)"
-    for process in [subprocess.Popen([sys.executable, "-c", code]) for _ in range(count)]:
+    code = (
+        f"b = bytearray({size}); b[::4096] = b'x' * len(b[::4096]); "
+        "import time; time.sleep(600)"
+    )
+    for process in [
+        subprocess.Popen([sys.executable, "-c", code]) for _ in range(count)
+    ]:
         process.wait()
 
 
@@ -107,21 +116,110 @@ def report_and_linger(args, context):
 
     class Hanging(logging.Handler):
         def flush(self):
+            for path in args:
+                say_pid(path)
             time.sleep(600)
 
     logging.getLogger().addHandler(Hanging())
 
 
 def swallow_the_stop(args, context):
-    try:
+    with contextlib.suppress(BaseException):
         time.sleep(600)
-    except BaseException:
-        pass
 
 
 def unwind(args, context):
     try:
+        for path in args[1:]:
+            say_pid(path)
         time.sleep(600)
     finally:
         with open(args[0], "w") as file:
             file.write("unwound")
+
+
+def wait(args, context):
+    """Say who one is, and wait until the gate is there: for ever if there is none."""
+    say_pid(args[0])
+    while len(args) < 2 or not os.path.exists(args[1]):
+        time.sleep(0.02)
+
+
+def wait_deaf(args, context):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    wait(args, context)
+
+
+def say_pid(path, pid=None):
+    with open(path + ".part", "w") as file:
+        file.write(str(pid or os.getpid()))
+    os.replace(path + ".part", path)
+
+
+def raise_at_length(args, context):
+    raise ValueError("\N{GRINNING FACE}" * 200_000 + "the end")
+
+
+def raise_what_has_no_text(args, context):
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    raise Mute
+
+
+def leave_a_subprocess_behind(args, context):
+    say_pid(args[0], subprocess.Popen(["sleep", "600"]).pid)
+
+
+def wait_with_a_daemon(args, context):
+    """Have a grandchild in a session of its own, and wait for ever."""
+    own, daemons = args
+    leave_a_daemon_behind([daemons], context)
+    wait([own], context)
+
+
+def map_a_file(args, context):
+    """Read a big file through a mapping, and stay long enough to be looked at."""
+    path, size = args
+    with open(path, "w+b") as file:
+        file.truncate(size)
+        with mmap.mmap(file.fileno(), size) as mapping:
+            for offset in range(0, size, 4096):
+                mapping[offset]
+            time.sleep(0.5)
+
+
+def babble(args, context):
+    """Write nonsense to every socket there is: one is the channel's."""
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # it was the listing's own
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+                os.write(int(fd), args[0].encode())
+
+
+def prepare_for_discovery_only(environment):
+    """Let the first process become the project, and no other."""
+    try:
+        os.mkdir(environment["first"])
+    except FileExistsError:
+        pass
+    else:
+        return
+    match environment["then"]:
+        case "raise":
+            raise RuntimeError("no such database")
+        case "exit":
+            os._exit(9)
+        case "wait":
+            say_pid(environment["pid"])
+            time.sleep(600)
+
+
+def prepare_never(environment):
+    say_pid(environment["pid"])
+    time.sleep(600)
+
+
+def prepare_badly(environment):
+    raise RuntimeError("no such settings")

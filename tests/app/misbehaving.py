@@ -1,0 +1,158 @@
+"""Tasks that end in every other way; they tell a journal what they do."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from background_task import background
+from background_task.exceptions import InvalidTaskError
+from background_task.models import Task
+
+
+def write(journal, event, label):
+    """Append one line, whole, whoever else writes at the same time."""
+    moment = time.clock_gettime(time.CLOCK_BOOTTIME)
+    line = f"{event} {os.getpid()} {moment:.6f} {label}\n".encode()
+    fd = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(fd, line)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def journaled(journal, label):
+    write(journal, "begin", label)
+    yield
+    write(journal, "end", label)
+
+
+@background
+def work(journal, label, seconds=0.0, **more):
+    """Be done after a while."""
+    with journaled(journal, label):
+        time.sleep(seconds)
+
+
+@background
+def wait_for(journal, label, path):
+    """Be done when a file appears."""
+    with journaled(journal, label):
+        while not os.path.exists(path):
+            time.sleep(0.02)
+
+
+@background
+def become_urgent(journal, label):
+    """Change the own row while it runs, as a person in the admin may."""
+    with journaled(journal, label):
+        Task.objects.filter(task_name__endswith="become_urgent").update(priority=77)
+
+
+@background
+def fail(message):
+    raise ValueError(message)
+
+
+@background
+def be_invalid(message):
+    raise InvalidTaskError(message)
+
+
+@background
+def sys_exit(code):
+    sys.exit(code)
+
+
+@background
+def os_exit(code):
+    os._exit(code)
+
+
+@background
+def segfault():
+    ctypes.string_at(0)
+
+
+@background
+def spin_in_c():
+    pow(3, 10**9)
+
+
+@background
+def block_term(seconds):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    time.sleep(seconds)
+
+
+@background
+def hide_in_a_subprocess(seconds):
+    subprocess.run(["sleep", str(seconds)])
+
+
+@background
+def hold_memory(mib):
+    held = bytearray(mib * 1024 * 1024)
+    held[::4096] = b"x" * len(held[::4096])
+    time.sleep(600)
+    del held
+
+
+@background
+def hold_memory_in_a_subprocess(mib):
+    code = f"b = b'x' * ({mib} << 20); import time; time.sleep(600)"
+    subprocess.run([sys.executable, "-c", code])
+
+
+@background
+def unwind(journal, label, seconds):
+    """Clean up when stopped."""
+    write(journal, "begin", label)
+    try:
+        time.sleep(seconds)
+    finally:
+        write(journal, "unwound", label)
+
+
+@background
+def swallow_the_stop(journal, label):
+    """Finish although it was asked to stop."""
+    with journaled(journal, label), contextlib.suppress(BaseException):
+        time.sleep(600)
+
+
+@background
+def beat(journal, label, beats):
+    """Show a sign of life every few milliseconds."""
+    with journaled(journal, label):
+        for _ in range(beats):
+            time.sleep(0.005)
+            write(journal, "alive", label)
+
+
+@background
+def leave_behind(journal, label, seconds=0.0):
+    """Start a subprocess in a session of its own, which outlives this one."""
+    with journaled(journal, label):
+        process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        write(journal, "begin", f"grandchild of {label} {process.pid}")
+        process.returncode = 0  # it is not ours to wait for
+        time.sleep(seconds)
+
+
+@background
+def leave_a_thread_behind(journal, label):
+    with journaled(journal, label):
+        threading.Thread(target=time.sleep, args=(600,)).start()
+
+
+if os.path.exists(os.environ.get("TEST_VANISHING_TASK", "")):
+
+    @background
+    def vanish():
+        """Known to a runner that started while the file was there, and gone later."""

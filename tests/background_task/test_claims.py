@@ -1,0 +1,256 @@
+"""Which tasks a runner takes, and that nobody else does."""
+
+import threading
+from collections import Counter
+from contextlib import closing
+from datetime import timedelta
+
+from django.db import OperationalError, connection, connections, transaction
+from django.test import TransactionTestCase, override_settings
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from background_task import books, claims, leases
+from background_task.models import Runner, Task
+
+from .tools import make_runner, make_task
+
+HOUR = timedelta(hours=1)
+
+
+class ClaimTestCase(TransactionTestCase):
+    def claim(self, n=10, names=("job",), queues=(), runner="a-runner"):
+        with transaction.atomic():
+            return claims.claim(runner, names, queues, n)
+
+    def params(self, tasks):
+        return [task.params()[0][0] for task in tasks]
+
+
+class ClaimTests(ClaimTestCase):
+    def setUp(self):
+        leases.register(
+            "a-runner", 600, host="here", place="boot:1", pid=1, pid_started=1
+        )
+
+    def test_a_claim_locks_the_row_and_names_the_try(self):
+        make_task("job", (1,))
+        before = timezone.now()
+
+        (task,) = self.claim()
+
+        row = Task.objects.get()
+        self.assertEqual((row.pk, row.locked_by), (task.pk, "a-runner"))
+        self.assertEqual(row.locked_at, task.locked_at)
+        self.assertGreaterEqual(row.locked_at, before)
+        self.assertIsNotNone(books.succeed(books.Claim.of(task)))
+
+    def test_at_most_so_many_and_nothing_twice(self):
+        for number in range(5):
+            make_task("job", (number,))
+
+        batches = [self.claim(2) for _ in range(4)]
+
+        self.assertEqual(list(map(len, batches)), [2, 2, 1, 0])
+        self.assertEqual(len({task.pk for batch in batches for task in batch}), 5)
+
+    def test_the_urgent_come_first_and_then_the_earliest(self):
+        now = timezone.now()
+        for label, priority, minutes in (
+            ("late", 0, 1),
+            ("early", 0, 5),
+            ("urgent", 7, 1),
+            ("lazy", -3, 9),
+        ):
+            make_task(
+                "job",
+                (label,),
+                priority=priority,
+                run_at=now - timedelta(minutes=minutes),
+            )
+
+        self.assertEqual(self.params(self.claim()), ["urgent", "early", "late", "lazy"])
+
+    @override_settings(BACKGROUND_TASK_PRIORITY_ORDERING="ASC")
+    def test_priorities_may_be_as_nice(self):
+        for priority in (5, -5, 0):
+            make_task("job", (priority,), priority=priority)
+
+        self.assertEqual(self.params(self.claim()), [-5, 0, 5])
+
+    def test_names_that_are_not_known_are_left_alone(self):
+        make_task("job", (1,))
+        unknown = make_task("somebody.elses", (2,))
+
+        self.assertEqual(self.params(self.claim()), [1])
+        self.assertIsNone(Task.objects.get(pk=unknown.pk).locked_by)
+        self.assertEqual(self.claim(names=()), [])
+
+    def test_only_these_queues_or_every_queue_and_none(self):
+        for queue in ("a", "b", "c", None):
+            make_task("job", (queue,), queue=queue)
+
+        self.assertEqual(sorted(self.params(self.claim(queues=("a", "b")))), ["a", "b"])
+        self.assertEqual(
+            sorted(map(str, self.params(self.claim(queues=())))), ["None", "c"]
+        )
+
+    def test_what_is_not_due_held_or_failed_is_left_alone(self):
+        make_task("job", ("later",), run_at=timezone.now() + HOUR)
+        make_task("job", ("failed",), failed_at=timezone.now())
+        make_task("job", ("held",)).lock("another-runner")
+        make_task("job", ("pid",)).lock("4711")
+
+        self.assertEqual(self.claim(), [])
+
+    def test_a_lock_that_no_runner_protects_expires(self):
+        long_ago = timezone.now() - 2 * HOUR
+        make_runner("a-lasting-one", trusted_for=HOUR)
+        make_runner("a-lapsed-one", trusted_for=-HOUR)
+        for owner in ("4711", "a-lasting-one", "a-lapsed-one"):
+            make_task("job", (owner,), locked_by=owner, locked_at=long_ago)
+
+        with override_settings(MAX_RUN_TIME=3600):
+            claimed = self.params(self.claim())
+
+        self.assertEqual(claimed, ["4711"])
+
+    def test_who_is_not_trusted_claims_nothing(self):
+        make_task("job", (1,))
+        leases.renew("a-runner", -1)
+
+        for runner in ("a-runner", "nobody"):
+            with self.assertRaises(leases.LeaseLost):
+                self.claim(runner=runner)
+
+        self.assertIsNone(Task.objects.get().locked_by)
+
+    def test_two_claims_at_one_moment_are_two_tries(self):
+        for number in range(2):
+            make_task("job", (number,))
+
+        (one,), (other,) = self.claim(1), self.claim(1)
+        self.assertNotEqual(one.locked_at, other.locked_at)
+        self.assertTrue(books.release(books.Claim.of(one)))
+
+        again = self.claim(1)[0]
+
+        self.assertEqual(again.pk, one.pk)
+        self.assertGreater(again.locked_at, other.locked_at)
+        self.assertFalse(books.release(books.Claim.of(one)))
+
+    def test_the_statements_do_not_grow_with_the_batch(self):
+        for number in range(30):
+            make_task("job", (number,))
+
+        with CaptureQueriesContext(connection) as few:
+            self.claim(1)
+        with CaptureQueriesContext(connection) as many:
+            self.claim(25)
+
+        self.assertEqual(len(few), len(many))
+        self.assertLessEqual(len(many), 6)
+
+    @override_settings(USE_TZ=False, TIME_ZONE="Asia/Karachi")
+    def test_the_time_zone_does_not_matter(self):
+        claims._last_claim = None  # of a process whose clock has no time zone
+        self.addCleanup(setattr, claims, "_last_claim", None)
+        make_task("job", (1,))
+        make_task("job", ("later",), run_at=timezone.now() + HOUR)
+
+        (task,) = self.claim()
+
+        self.assertEqual(task.params()[0], [1])
+        self.assertEqual(Task.objects.get(pk=task.pk).locked_at, task.locked_at)
+        self.assertTrue(books.release(books.Claim.of(task)))
+
+
+class ConcurrentClaimTests(TransactionTestCase):
+    """Several runners, each with a connection of its own, as bookkeepers have."""
+
+    def setUp(self):
+        for number in range(4):
+            self.register(f"runner-{number}")
+
+    def register(self, name):
+        leases.register(name, 600, host="here", place=name, pid=1, pid_started=1)
+
+    def test_every_task_is_claimed_and_none_twice(self):
+        for number in range(60):
+            make_task("job", (number,))
+        claimed, errors = {}, []
+        start = threading.Barrier(4)
+
+        def claim_all(runner):
+            try:
+                with closing(self.own_connection()):
+                    start.wait(30)
+                    claimed[runner] = self.claim_until_dry(runner)
+            except Exception as error:
+                errors.append(error)
+
+        threads = [
+            threading.Thread(target=claim_all, args=(f"runner-{number}",))
+            for number in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+
+        self.assertEqual(errors, [])
+        times = Counter(pk for tasks in claimed.values() for pk in tasks)
+        self.assertEqual(set(times.values()), {1})
+        self.assertEqual(len(times), 60)
+        for runner, tasks in claimed.items():
+            rows = Task.objects.filter(locked_by=runner)
+            self.assertEqual(set(rows.values_list("pk", flat=True)), set(tasks))
+
+    def own_connection(self):
+        """Return this thread's connection, as the bookkeeper sets it up."""
+        own = connections["default"]
+        if own.vendor == "sqlite":
+            options = {**own.settings_dict["OPTIONS"], "transaction_mode": "IMMEDIATE"}
+            own.settings_dict = {**own.settings_dict, "OPTIONS": options}
+        return own
+
+    def claim_until_dry(self, runner):
+        """Claim in small batches; try again what an outage or a deadlock undid."""
+        mine = []
+        while Task.objects.unlocked(timezone.now()).exists():
+            try:
+                with transaction.atomic():
+                    leases.renew(runner, 600)
+                    tasks = claims.claim(runner, ["job"], [], 3)
+            except OperationalError:
+                continue
+            mine += [task.pk for task in tasks]
+        return mine
+
+    def test_who_is_declared_dead_in_between_claims_nothing(self):
+        make_task("job", (1,))
+        Runner.objects.filter(pk="runner-1").delete()
+
+        with self.assertRaises(leases.LeaseLost), transaction.atomic():
+            claims.claim("runner-1", ["job"], [], 1)
+
+        self.assertIsNone(Task.objects.get().locked_by)
+
+    def test_a_row_that_another_holds_open_is_passed_over_or_waited_for(self):
+        if not connection.features.has_select_for_update_skip_locked:
+            self.skipTest("this database cannot skip locked rows")
+        first = make_task("job", ("first",), priority=1)
+        make_task("job", ("second",))
+        claimed = []
+
+        def claim_one():
+            with closing(self.own_connection()), transaction.atomic():
+                claimed.extend(claims.claim("runner-1", ["job"], [], 1))
+
+        with transaction.atomic():
+            Task.objects.select_for_update().get(pk=first.pk)
+            thread = threading.Thread(target=claim_one)
+            thread.start()
+            thread.join(30)
+
+        self.assertEqual([task.params()[0] for task in claimed], [["second"]])

@@ -1,0 +1,138 @@
+"""What a task's process does, as far as it can be seen from within one process."""
+
+from types import SimpleNamespace
+
+from django.db import connection
+from django.test import TestCase, TransactionTestCase
+
+from background_task import exceptions, execution, signals
+from background_task.tasks import tasks
+from tests.app import misbehaving
+from tests.app import tasks as app_tasks
+
+from .tools import heard, make_task, receiver
+
+
+def context():
+    return SimpleNamespace(claim="1@now", deadline=None, stop_with=None)
+
+
+def arguments(name, params="[[], {}]", id=0):
+    return {"id": id, "name": name, "params": params, "title": "a title"}
+
+
+class EnvironmentTests(TestCase):
+    def test_it_names_the_database_that_is_worked_on(self):
+        named = execution.environment()["databases"]["default"]
+
+        self.assertEqual(named["NAME"], str(connection.settings_dict["NAME"]))
+        self.assertEqual(
+            set(named), {"NAME", "HOST", "PORT", "USER", "PASSWORD"} & set(named)
+        )
+        self.assertNotIn("OPTIONS", named)
+
+
+class DiscoveryTests(TestCase):
+    def test_names_come_with_their_decorators_limits(self):
+        self.assertIsNotNone(app_tasks.limited)
+
+        names = execution.discover()["names"]
+
+        self.assertEqual(
+            names["tests.app.tasks.limited"],
+            {"max_run_time": 90, "memory_limit": "512M"},
+        )
+        self.assertEqual(
+            names["tests.app.misbehaving.work"],
+            {"max_run_time": None, "memory_limit": None},
+        )
+
+    def test_listeners_are_told(self):
+        def listen(**named):
+            pass
+
+        before = execution.discover()["listeners"]
+        with receiver(signals.task_failed, listen):
+            listeners = execution.discover()["listeners"]
+
+        self.assertNotIn("task_failed", before)
+        self.assertIn("task_failed", listeners)
+
+
+class ExecuteTests(TransactionTestCase):
+    """`execute` closes the connections: it is the last thing a process does."""
+
+    def setUp(self):
+        app_tasks.ran.clear()
+        self.addCleanup(app_tasks.ran.clear)
+
+    def test_the_function_is_called_with_the_rows_arguments(self):
+        params = '[[1, "\\u00fc"], {"deep": {"er": null}}]'
+
+        with heard() as calls:
+            execution.execute(arguments("tests.app.tasks.note", params), context())
+
+        self.assertEqual(app_tasks.ran, [((1, "ü"), {"deep": {"er": None}})])
+        self.assertEqual([name for name, *_ in calls], ["task_started"])
+
+    def test_what_it_raises_is_raised_and_announced(self):
+        task = make_task("tests.app.tasks.fail", ("oh",))
+
+        with heard() as calls, self.assertRaisesMessage(ValueError, "oh"):
+            execution.execute(
+                arguments(task.task_name, task.task_params, task.pk), context()
+            )
+
+        self.assertEqual([name for name, *_ in calls], ["task_started", "task_error"])
+        _, sender, named = calls[-1]
+        self.assertIs(sender, ValueError)
+        self.assertEqual(named["task"], task)
+
+    def test_exiting_is_announced_as_an_error_too(self):
+        self.assertIsNotNone(misbehaving.sys_exit)
+
+        with heard() as calls, self.assertRaises(SystemExit):
+            execution.execute(
+                arguments("tests.app.misbehaving.sys_exit", "[[3], {}]"), context()
+            )
+
+        self.assertEqual(calls[-1][:2], ("task_error", SystemExit))
+
+    def test_a_name_that_is_not_registered(self):
+        self.assertIsNone(tasks.get("not.here"))
+
+        with self.assertRaisesMessage(exceptions.BackgroundTaskError, "'not.here'"):
+            execution.execute(arguments("not.here"), context())
+
+    def test_arguments_that_are_not_what_they_should_be(self):
+        for params in ("{not json", "[]", "[1, 2]", "null", '[["a"]]', '[[], ["x"]]'):
+            with (
+                self.subTest(params),
+                self.assertRaisesMessage(exceptions.BackgroundTaskError, "not JSON"),
+            ):
+                execution.execute(arguments("tests.app.tasks.note", params), context())
+
+        self.assertEqual(app_tasks.ran, [])
+
+    def test_each_reason_to_stop_has_its_exception(self):
+        asked = context()
+        execution.execute(arguments("tests.app.tasks.note"), asked)
+
+        kinds = {
+            "time": exceptions.TaskTimeout,
+            "memory": exceptions.TaskOutOfMemory,
+            "release": exceptions.TaskReleased,
+            "signal": exceptions.Stopped,
+        }
+        for reason, kind in kinds.items():
+            with self.subTest(reason):
+                raised = asked.stop_with(reason, "a text")
+                self.assertIs(type(raised), kind)
+                self.assertEqual(str(raised), "a text")
+
+    def test_no_connection_outlives_it(self):
+        make_task()
+
+        execution.execute(arguments("tests.app.tasks.note"), context())
+
+        self.assertIsNone(connection.connection)

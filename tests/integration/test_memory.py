@@ -1,0 +1,44 @@
+"""A task that holds more memory than it may."""
+
+import pytest
+
+from tests.app import misbehaving
+
+from .tools import LifecycleTestCase, completed, note, row, run_until_empty
+
+
+class MemoryTests(LifecycleTestCase):
+    @pytest.mark.lifecycle
+    def test_it_is_stopped_and_the_row_names_the_limit(self):
+        greedy = misbehaving.hold_memory(600)
+        hiding = misbehaving.hold_memory_in_a_subprocess(600)
+        modest = misbehaving.work(str(self.journal), "modest")
+
+        run_until_empty(
+            "--workers", 2, settings={"BACKGROUND_TASK_MEMORY_LIMIT": "300M"}
+        )
+
+        for how, task in (("itself", greedy), ("in a subprocess", hiding)):
+            with self.subTest(how):
+                stopped = row(task)
+                self.assertEqual((stopped.attempts, stopped.locked_by), (1, None))
+                self.assertRegex(
+                    stopped.last_error,
+                    r"^Stopped at \d+ MiB of memory: over the limit of 300 MiB "
+                    r"\(BACKGROUND_TASK_MEMORY_LIMIT\)$",
+                )
+                note(f"holds 600 MiB {how}", stopped)
+        self.assertEqual(completed(modest).attempts, 1)
+
+    def test_the_command_lines_limit_is_the_ceiling(self):
+        task = misbehaving.hold_memory(600)
+
+        overrides = {"tests.app.misbehaving.hold_memory": {"memory_limit": "4G"}}
+        run_until_empty(
+            "--memory-limit",
+            "300M",
+            settings={"BACKGROUND_TASK_OVERRIDES": overrides},
+        )
+
+        self.assertIn("300 MiB (--memory-limit)", row(task).last_error)
+        note("holds 600 MiB, --memory-limit 300M", row(task))

@@ -1,0 +1,137 @@
+"""What `process_tasks` refuses, and what it is told to leave alone."""
+
+import os
+import signal
+from io import StringIO
+
+import psutil
+from django.core.management import call_command
+from django.db import connections
+
+from background_task.models import Runner
+from tests.app import misbehaving
+
+from .tools import (
+    LifecycleTestCase,
+    completed,
+    effective_databases,
+    refused,
+    row,
+    run_until_empty,
+)
+
+
+class RefusalTests(LifecycleTestCase):
+    def test_the_command_line_says_it_in_one_line(self):
+        output = refused("--workers", 0)
+
+        self.assertEqual(
+            output,
+            "CommandError: --workers is '0': it must be a whole number, 1 or more\n",
+        )
+
+    def test_a_decorators_limit_that_cannot_be_names_the_task(self):
+        with self.a_project_with(
+            "from background_task import background\n"
+            "@background(name='greedy', memory_limit='512Q')\n"
+            "def greedy(): pass\n"
+        ) as project:
+            output = refused(**project)
+
+        self.assertIn("greedy", output)
+        self.assertIn("512Q", output)
+        self.assertNotIn("Traceback", output)
+
+    def test_a_forgotten_migrate_is_said_once(self):
+        empty = self.folder / "empty.sqlite3"
+        databases = effective_databases()
+        databases["default"]["NAME"] = str(empty)
+
+        output = refused(databases=databases)
+
+        self.assertEqual(output.count("manage.py migrate background_task"), 1)
+        self.assertIn("CommandError: The tables of background_task", output)
+        self.assertNotIn("Traceback", output)
+
+    def test_tasks_that_cannot_be_imported_are_told_once(self):
+        task = misbehaving.work(str(self.journal), "untouched")
+
+        with self.a_project_with("import a_module_that_is_missing\n") as project:
+            output = refused(**project)
+
+        self.assertEqual(output.count("Traceback"), 1)
+        self.assertEqual(output.count("No module named 'a_module_that_is_missing'"), 1)
+        self.assertEqual((row(task).attempts, row(task).locked_by), (0, None))
+        self.assertEqual(Runner.objects.count(), 0)
+
+    def test_tasks_whose_import_kills_the_process(self):
+        with self.a_project_with("import os\nos._exit(3)\n") as project:
+            output = refused(**project)
+
+        self.assertEqual(output.count("died without a word"), 1)
+        self.assertEqual(Runner.objects.count(), 0)
+
+    def a_project_with(self, source):
+        """Return how to supervise a project with one more app, of this tasks.py."""
+        app = self.folder / "one_more_app"
+        app.mkdir()
+        (app / "__init__.py").touch()
+        (app / "tasks.py").write_text(source)
+        return _Project(self.folder)
+
+
+class _Project:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __enter__(self):
+        from django.conf import settings
+
+        path = os.pathsep.join([str(self.folder), os.environ.get("PYTHONPATH", "")])
+        return {
+            "settings": {"INSTALLED_APPS": [*settings.INSTALLED_APPS, "one_more_app"]},
+            "environment": {"PYTHONPATH": path.rstrip(os.pathsep)},
+        }
+
+    def __exit__(self, *about):
+        pass
+
+
+class QueueTests(LifecycleTestCase):
+    def test_only_the_queues_that_are_named(self):
+        tasks = {
+            queue: misbehaving.work(str(self.journal), str(queue), queue=queue)
+            for queue in ("a", "b", "c", None)
+        }
+
+        output = run_until_empty("--queue", "a", "--queue", "b", "--workers", 2)
+
+        self.assertIn("queues: a, b", output)
+        self.assertEqual(sorted(self.journal.ended()), ["a", "b"])
+        for queue in ("c", None):
+            self.assertIsNone(row(tasks[queue]).locked_by)
+
+    def test_the_first_line_tells_what_is_asked_for(self):
+        output = run_until_empty(
+            "--workers", 3, "--memory-limit", "1.5G", "--drain-timeout", 7
+        )
+
+        first = output.splitlines()[0]
+        name = connections["default"].settings_dict["NAME"]
+        for part in (str(name), "every queue", "3 workers", "1536 MiB", "drain 7 s"):
+            self.assertIn(part, first)
+
+    def test_called_in_this_process_it_supervises_and_leaves_no_trace(self):
+        # For good, since setproctitle reads it once; set when the command is imported.
+        os.environ["SPT_NOENV"] = "1"
+        before = signal.getsignal(signal.SIGTERM), dict(os.environ)
+        task = misbehaving.work(str(self.journal), "there")
+
+        call_command("process_tasks", until_empty=True, workers=2, stdout=StringIO())
+
+        self.assertEqual(completed(task).attempts, 1)
+        self.assertNotIn(os.getpid(), {e[1] for e in self.journal.entries()})
+        self.assertEqual((signal.getsignal(signal.SIGTERM), dict(os.environ)), before)
+        # multiprocessing's own helper may stay.
+        left = [" ".join(child.cmdline()) for child in psutil.Process().children()]
+        self.assertEqual([one for one in left if "resource_tracker" not in one], [])

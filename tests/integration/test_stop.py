@@ -1,0 +1,124 @@
+"""A runner that is told to stop."""
+
+import signal
+
+import pytest
+
+from background_task.models import CompletedTask, Runner, Task
+from tests.app import misbehaving
+
+from .tools import (
+    LifecycleTestCase,
+    completed,
+    note,
+    row,
+    stop,
+    supervised,
+    wait_until,
+)
+
+
+class StopTests(LifecycleTestCase):
+    def setUp(self):
+        super().setUp()
+        self.signal_file = self.folder / "go on"
+
+    def waiting_task(self, label):
+        return misbehaving.wait_for(str(self.journal), label, str(self.signal_file))
+
+    @pytest.mark.lifecycle
+    def test_term_lets_what_runs_finish_and_releases_what_does_not(self):
+        finishing = self.waiting_task("finishing")
+        lasting = misbehaving.unwind(str(self.journal), "lasting", 600)
+
+        with supervised("--workers", 2, "--drain-timeout", 3) as runner:
+            self.journal.pid_of("finishing")
+            self.journal.pid_of("lasting")
+            waiting = misbehaving.work(str(self.journal), "waiting")
+            runner.signal(signal.SIGTERM)
+            runner.says("SIGTERM: what runs has 3 s to finish")
+            self.signal_file.touch()
+            status = runner.ended()
+
+        self.assertEqual(status, 0)
+        self.assertEqual(completed(finishing).attempts, 1)
+        for task in (row(lasting), row(waiting)):
+            self.assertEqual((task.attempts, task.last_error), (0, ""))
+            self.assertEqual((task.locked_by, task.locked_at), (None, None))
+        self.assertIn("unwound", [event for event, *_ in self.journal.entries()])
+        self.assertNotIn("waiting", self.journal.begun())
+        self.assertEqual(Runner.objects.count(), 0)
+        note("SIGTERM to the runner, over --drain-timeout", row(lasting))
+
+    def test_tstp_waits_for_what_runs(self):
+        running = self.waiting_task("running")
+
+        with supervised("--drain-timeout", 0) as runner:
+            self.journal.pid_of("running")
+            waiting = misbehaving.work(str(self.journal), "waiting")
+            runner.signal(signal.SIGTSTP)
+            runner.says("SIGTSTP: claiming no more, waiting")
+            self.signal_file.touch()
+            status = runner.ended()
+
+        self.assertEqual(status, 0)
+        self.assertEqual(completed(running).attempts, 1)
+        self.assertEqual((row(waiting).attempts, row(waiting).locked_by), (0, None))
+
+    def test_duration_waits_for_what_runs(self):
+        running = self.waiting_task("running")
+
+        with supervised("--duration", 8, "--drain-timeout", 0) as runner:
+            self.journal.pid_of("running")
+            runner.says("--duration 8 s is over")
+            self.signal_file.touch()
+            status = runner.ended()
+
+        self.assertEqual(status, 0)
+        self.assertEqual(completed(running).attempts, 1)
+
+    def test_int_and_hup_drain_as_term_does(self):
+        for number in (signal.SIGINT, signal.SIGHUP):
+            with self.subTest(number.name), supervised("--drain-timeout", 0) as runner:
+                label = f"until {number.name}"
+                task = misbehaving.work(str(self.journal), label, 600)
+                self.journal.pid_of(label)
+
+                status = stop(runner, number)
+
+                self.assertEqual(status, 0)
+                self.assertEqual((row(task).attempts, row(task).locked_by), (0, None))
+                Task.objects.all().delete()
+
+    def test_a_released_task_may_still_finish_in_its_grace(self):
+        task = misbehaving.swallow_the_stop(str(self.journal), "stubborn")
+
+        with supervised("--drain-timeout", 0) as runner:
+            self.journal.pid_of("stubborn")
+            status = stop(runner)
+
+        self.assertEqual(status, 0)
+        self.assertEqual(completed(task).failed_at, None)
+
+    def test_an_idle_runner_stops(self):
+        with supervised() as runner:
+            wait_until(Runner.objects.exists, what="the runner is known")
+            status = stop(runner)
+
+        self.assertEqual(status, 0)
+        self.assertEqual(Runner.objects.count(), 0)
+
+    def test_a_signal_to_every_process_of_the_unit_is_a_release_too(self):
+        """As systemd's KillMode=control-group does."""
+        task = misbehaving.unwind(str(self.journal), "in the unit", 600)
+
+        with supervised("--drain-timeout", 5) as runner:
+            self.journal.pid_of("in the unit")
+            runner.signal(signal.SIGTERM)
+            for process in runner.processes():
+                process.send_signal(signal.SIGTERM)
+            status = runner.ended()
+
+        self.assertEqual(status, 0)
+        self.assertEqual((row(task).attempts, row(task).locked_by), (0, None))
+        self.assertEqual(CompletedTask.objects.count(), 0)

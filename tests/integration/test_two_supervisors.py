@@ -1,0 +1,116 @@
+"""Several supervisors on one database: every task once, whoever dies."""
+
+import time
+from collections import Counter
+
+import pytest
+
+from background_task.models import CompletedTask, Runner, Task
+from tests.app import misbehaving
+
+from .tools import LifecycleTestCase, make_due, stop, supervised, wait_until
+
+# Without the checks that the other tests have on: here it is the many that count.
+FAST = {"PYTHONDEVMODE": "", "PYTHONWARNINGS": ""}
+
+
+class TwoSupervisorsTests(LifecycleTestCase):
+    def enqueue(self, count):
+        """Enqueue tasks of 10 to 50 ms that beat in the journal."""
+        rows = [
+            Task.objects.new_task(
+                "tests.app.misbehaving.beat",
+                (str(self.journal), f"task {number}", 2 + number % 9),
+                {},
+            )
+            for number in range(count)
+        ]
+        Task.objects.bulk_create(rows)
+
+    def done(self):
+        return CompletedTask.objects.count()
+
+    def assert_each_was_done_once(self, count):
+        self.assertEqual(CompletedTask.objects.succeeded().count(), count)
+        self.assertEqual(CompletedTask.objects.count(), count)
+        hashes = CompletedTask.objects.values_list("task_hash", flat=True)
+        self.assertEqual(len(set(hashes)), count)
+        self.assertEqual(Task.objects.count(), 0)
+        self.assertEqual(set(Counter(self.journal.ended())), self.labels(count))
+        self.assertEqual(self.journal.overlaps(), [])
+
+    def labels(self, count):
+        return {f"task {number}" for number in range(count)}
+
+    @pytest.mark.lifecycle
+    def test_two_at_work_share_the_tasks(self):
+        self.assertIs(misbehaving.beat.task_function, misbehaving.beat.now)
+        self.enqueue(20)
+
+        with supervised("--workers", 2) as one, supervised("--workers", 2) as other:
+            wait_until(lambda: self.done() == 20, 100)
+            outputs = [one.output, other.output]
+            statuses = [stop(one), stop(other)]
+
+        self.assert_each_was_done_once(20)
+        self.assertEqual(len(self.journal.ended()), 20)
+        ran = [output.count("INFO Running") for output in outputs]
+        self.assertEqual(sum(ran), 20)
+        self.assertTrue(all(ran), ran)
+        self.assertEqual(statuses, [0, 0])
+        self.assertEqual(Runner.objects.count(), 0)
+
+    @pytest.mark.postgresql
+    @pytest.mark.timeout(400)
+    def test_one_is_killed_after_a_third_of_300(self):
+        self.kill_one_after_a_third_of(300)
+
+    @pytest.mark.soak
+    @pytest.mark.postgresql
+    @pytest.mark.timeout(3600)
+    def test_soak(self):
+        began = time.monotonic()
+
+        lost = self.kill_one_after_a_third_of(2000)
+
+        took = time.monotonic() - began
+        begun = len(self.journal.begun())
+        failed = CompletedTask.objects.failed().count()
+        print(
+            f"\nsoak: {begun} tries of 2000 tasks under two supervisors in "
+            f"{took:.0f} s ({2000 / took:.1f} tasks/s); one was SIGKILLed after "
+            f"{self.killed_at} tasks, {lost} tries were lost with it; completed "
+            f"{self.done()}, failed {failed}, left {Task.objects.count()}, "
+            f"overlapping tries {len(self.journal.overlaps())}"
+        )
+
+    def kill_one_after_a_third_of(self, count):
+        """Return how many tries were lost by it."""
+        self.enqueue(count)
+        lost = set()
+        one = supervised("--workers", 4, environment=FAST)
+        another = supervised("--workers", 4, environment=FAST)
+
+        with one as killed, another as other:
+            wait_until(lambda: self.done() >= count // 3, count)
+            killed.kill()
+            self.killed_at = self.done()
+
+            def all_done():
+                rows = Task.objects.filter(locked_by=None, attempts__gt=0)
+                for task in rows:
+                    self.assertRegex(task.last_error, "^Lost: its runner died")
+                    lost.add(task.pk)
+                make_due(*rows)
+                return self.done() >= count
+
+            wait_until(all_done, count)
+            wait_until(killed.is_gone)
+            status = stop(other)
+
+        self.assert_each_was_done_once(count)
+        self.assertEqual(status, 0)
+        self.assertEqual(Runner.objects.count(), 0)
+        tried_twice = CompletedTask.objects.filter(attempts=2).count()
+        self.assertEqual(tried_twice, len(lost))
+        return len(lost)

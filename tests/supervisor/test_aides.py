@@ -1,0 +1,270 @@
+"""The supervisor's aides die, hang, freeze and lose touch; the jobs are still run."""
+
+import os
+import signal
+
+import pytest
+
+from .tools import is_running, job, pid_in
+
+LONG = 600.0
+
+
+@pytest.fixture
+def pid(tmp_path):
+    """Where a job says who it is."""
+    return tmp_path / "pid"
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """What a job waits for."""
+    return tmp_path / "gate"
+
+
+def begun(run, pid):
+    """Wait until the job that says its pid there has begun."""
+    run.wait_until(pid.exists)
+    return pid_in(pid)
+
+
+# The launcher
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [(signal.SIGKILL, "died"), (signal.SIGSTOP, "does not answer")],
+    ids=["killed", "frozen"],
+)
+def test_a_launcher_takes_its_tasks_along_and_is_replaced(start, tmp_path, number, why):
+    pids = [tmp_path / "pid1", tmp_path / "pid2", tmp_path / "daemon"]
+    run = start(
+        job("wait", pids[0]),
+        job("wait_with_a_daemon", pids[1], pids[2]),
+        *[job("succeed")] * 4,
+        workers=2,
+        lease=6.0,
+        until_empty=True,
+    )
+    for path in pids:
+        begun(run, path)
+    launcher = run.pid_of("launcher")
+
+    os.kill(launcher, number)
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == run.endings(2) == ["Crashed"]
+    assert run.ending(1)["exitcode"] is None
+    assert [run.endings(n) for n in (3, 4, 5, 6)] == [["Succeeded"]] * 4
+    assert f"The launcher {why}; it is replaced" in run.log
+
+
+def test_what_had_reported_when_the_launcher_died_has_succeeded(start, tmp_path):
+    lingering = tmp_path / "lingering"
+    run = start(job("report_and_linger", lingering, grace=LONG), until_empty=True)
+    begun(run, lingering)  # it flushes its log after its report
+
+    os.kill(run.pid_of("launcher"), signal.SIGKILL)
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["Succeeded"]
+
+
+# The bookkeeper
+
+
+def test_a_bookkeeper_that_is_killed_is_replaced_and_nothing_is_lost(start, pid, gate):
+    count = 8
+    run = start(
+        job("wait", pid, gate),
+        *[job("succeed")] * (count - 1),
+        workers=3,
+        until_empty=True,
+    )
+    begun(run, pid)
+    first = run.pid_of("bookkeeper")
+
+    os.kill(first, signal.SIGKILL)
+    run.wait_for_pid("bookkeeper", other_than=first)
+    gate.touch()
+
+    assert run.finish() == 0, run.log
+    for number in range(1, count + 1):
+        # One that was claimed, and killed before it said so, never started.
+        *released, last = run.endings(number)
+        assert set(released) <= {"Released"}
+        assert last == "Succeeded"
+    assert run.endings(1) == ["Succeeded"]
+    assert len(run.runners()) == 1
+
+
+def test_a_bookkeeper_that_freezes_is_replaced(start, pid, gate):
+    run = start(job("wait", pid, gate), lease=3.0, grace=0.1, until_empty=True)
+    begun(run, pid)
+    first = run.pid_of("bookkeeper")
+
+    os.kill(first, signal.SIGSTOP)
+    run.wait_for_pid("bookkeeper", other_than=first)
+    gate.touch()
+
+    assert run.finish() == 0, run.log
+    # On a slow host so short a lease ends first: then it was released and run again.
+    *released, last = run.endings(1)
+    assert set(released) <= {"Released"}
+    assert last == "Succeeded"
+    assert "The bookkeeper does not answer; it is replaced" in run.log
+
+
+def test_limits_act_while_the_bookkeeper_hangs(start, pid):
+    run = start(job("wait_deaf", pid, seconds=2, grace=0.1), until_empty=True)
+    task = begun(run, pid)
+    os.kill(run.pid_of("bookkeeper"), signal.SIGSTOP)
+
+    run.wait_until(lambda: not is_running(task))
+    os.kill(run.pid_of("bookkeeper"), signal.SIGCONT)
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["TimedOut"]
+
+
+# The queue
+
+
+def test_limits_act_while_the_queue_is_away_and_are_written_when_it_is_back(start, pid):
+    run = start(
+        job("wait_deaf", pid, seconds=2, grace=0.1), job("succeed"), until_empty=True
+    )
+    task = begun(run, pid)
+
+    with run.queue_down():
+        run.wait_until(lambda: not is_running(task))
+        assert run.endings(1) == []
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["TimedOut"]
+    assert run.endings(2) == ["Succeeded"]
+    assert "is available again" in run.log
+
+
+def test_a_queue_that_is_away_from_the_first_is_waited_for(start):
+    run = start(job("succeed"), until_empty=True, queue_is_down=True)
+    run.wait_for_log("is unavailable: ")
+
+    run.journal.with_suffix(".down").unlink()
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["Succeeded"]
+
+
+def test_a_commit_of_which_nobody_knows_is_not_made_twice(start, pid, gate):
+    run = start(job("wait", pid, gate), job("succeed"), until_empty=True)
+    begun(run, pid)
+
+    run.journal.with_suffix(".unsure").touch()
+    gate.touch()
+
+    assert run.finish() == 0, run.log
+    assert not run.journal.with_suffix(".unsure").exists()
+    assert run.endings(1) == ["Succeeded"]
+    assert run.endings(2)[-1] == "Succeeded"
+
+
+def test_what_cannot_be_written_in_the_end_is_named(start, pid, gate):
+    run = start(job("wait", pid, gate), drain_timeout=LONG)
+    begun(run, pid)
+
+    with run.queue_down():
+        run.send(signal.SIGTERM)
+        gate.touch()
+
+        assert run.finish() == 75, run.log
+
+    assert "task 1 (tests.supervisor.targets:wait)" in run.result["failure"]
+    assert run.endings(1) == []
+
+
+def test_an_outcome_that_cannot_be_recorded_is_lost_and_stops_no_other(start):
+    run = start(
+        *[job("raise_error")] * 4, workers=2, queue={"poisoned": [2]}, until_empty=True
+    )
+
+    assert run.finish() == 0, run.log
+
+    assert run.endings(2) == ["Lost"]
+    assert [run.endings(n) for n in (1, 3, 4)] == [["Failed"]] * 3
+
+
+def test_a_job_that_cannot_even_be_lost_stops_no_other(start):
+    run = start(*[job("succeed")] * 4, workers=2, queue={"cursed": [2]})
+
+    run.wait_until(lambda: all(run.endings(n) for n in (1, 3, 4)), timeout=10)
+    bookkeeper = run.pid_of("bookkeeper")
+    run.wait_for_log("Recording the end of 2:")
+    run.send(signal.SIGTERM)
+
+    assert run.finish() in (0, 75), run.log
+    assert bookkeeper
+    assert "The bookkeeper died" not in run.log
+
+
+def test_a_queue_that_is_unusable_ends_the_run_with_its_text(start):
+    run = start(job("succeed"), queue={"unusable": "Run manage.py migrate first"})
+
+    assert run.finish() == 1
+
+    assert run.result["failure"] == "Run manage.py migrate first"
+    assert run.entries("claimed") == []
+
+
+# The lease
+
+
+def test_a_runner_that_was_fenced_off_kills_all_and_begins_anew(start, pid, tmp_path):
+    daemon = tmp_path / "daemon"
+    run = start(
+        job("wait_with_a_daemon", pid, daemon), job("succeed"), workers=2, lease=6.0
+    )
+    task = begun(run, pid)
+    hidden = begun(run, daemon)
+    (first,) = run.runners()
+    run.wait_until(lambda: run.endings(2))
+    pid.unlink()
+
+    run.write(event="fenced", runner=first)
+    second = begun(run, pid)
+
+    assert not is_running(task)
+    assert not is_running(hidden)
+    assert second != task
+    assert len(set(run.runners())) == 2
+    assert run.endings(1) == []  # others had it: nothing of it was ours to write
+    assert run.stop() == 0, run.log
+
+
+def test_when_the_lease_cannot_be_renewed_what_runs_is_released(start, pid, tmp_path):
+    unwound = tmp_path / "unwound"
+    run = start(job("unwind", unwound, pid), lease=3.0, grace=0.5, drain_timeout=0.1)
+    task = begun(run, pid)
+
+    with run.queue_down():
+        run.wait_until(lambda: not is_running(task))
+        assert unwound.exists()
+        run.send(signal.SIGTERM)
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1)[0] == "Released"
+    says = run.entries("recorded", id=1)[0]["says"]
+    assert says == "Released: the lease of 3 s could not be renewed"
+
+
+def test_nothing_is_started_under_a_lease_that_has_run_out(start, pid):
+    run = start(job("wait", pid), job("succeed"), lease=3.0, grace=0.5, workers=1)
+    task = begun(run, pid)
+
+    with run.queue_down():
+        run.wait_until(lambda: not is_running(task))
+        assert run.endings(2) == []
+    run.wait_until(lambda: run.endings(2))
+
+    assert run.endings(2) == ["Succeeded"]
+    assert run.stop() == 0
