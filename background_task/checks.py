@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from . import migrations
-from .settings import app_settings
+from .settings import app_settings, setting_name
 
 MIGRATIONS = frozenset(
     {
@@ -102,8 +102,7 @@ def check_max_run_time(
     number = isinstance(limit, int | float) and not isinstance(limit, bool)
     if number and limit > 0:
         return []
-    prefixed = hasattr(settings, "BACKGROUND_TASK_MAX_RUN_TIME")
-    name = "BACKGROUND_TASK_MAX_RUN_TIME" if prefixed else "MAX_RUN_TIME"
+    name = setting_name("MAX_RUN_TIME")
     if isinstance(limit, timedelta) and limit > timedelta(0):
         hint = f"Set {name} = {limit.total_seconds():g}."
     else:

@@ -103,9 +103,14 @@ class AppSettings:
         return 1
 
 
+def setting_name(name: str) -> str:
+    """Return the name under which a setting is set: the prefixed one wins."""
+    prefixed = f"BACKGROUND_TASK_{name}"
+    return prefixed if hasattr(settings, prefixed) else name
+
+
 def _prefixed(name: str, default: Any) -> Any:
-    bare = getattr(settings, name, default)
-    return getattr(settings, f"BACKGROUND_TASK_{name}", bare)
+    return getattr(settings, setting_name(name), default)
 
 
 app_settings = AppSettings()

@@ -250,6 +250,7 @@ class DatabaseQueue:
         owners = (
             Task.objects.using(self._alias)
             .exclude(locked_by=None)
+            .exclude(locked_by=self._runner.id)  # if its row is gone: fenced, not lost
             .exclude(models.Exists(known))
             .values_list("locked_by", flat=True)
             .distinct()

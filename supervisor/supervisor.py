@@ -274,6 +274,7 @@ class Supervisor:
             case {"kind": "lease", "sent_at": float(sent_at)}:
                 self._lease_renewed(sent_at)
             case {"kind": "refused", "claim": str(claim)}:
+                self.tries.let_go(claim)
                 self.bookkeeper.channel.send("let_go", claim=claim)
             case {"kind": "sweep", "runner": str(runner)}:
                 if self._sweeper.add(runner, message["pid"], message["started"]):
@@ -315,7 +316,7 @@ class Supervisor:
         """Give the bookkeeper credit for every slot that nothing is claimed for."""
         if self.stopping is not None or not self.bookkeeper.up or self._tasks is None:
             return
-        free = self.options.workers - len(self.tries) - self._credits
+        free = self.options.workers - self.tries.busy - self._credits
         if free > 0:
             self.bookkeeper.channel.send("want", n=free)
             self._credits += free

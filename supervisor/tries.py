@@ -18,6 +18,7 @@ class Try:
     child: Child | None = None
     outcome: Outcome | None = None
     handed_in: bool = False
+    let_go: bool = False
 
 
 class Tries:
@@ -39,6 +40,16 @@ class Tries:
     @property
     def claims(self) -> list[str]:
         return list(self._tries)
+
+    @property
+    def busy(self) -> int:
+        """How many of them take up a slot."""
+        return sum(not attempt.let_go for attempt in self._tries.values())
+
+    def let_go(self, claim: str) -> None:
+        """Its end can't be written: it is held until that is settled, in no slot."""
+        if claim in self._tries:
+            self._tries[claim].let_go = True
 
     def take(self, jobs: Iterable[Job]) -> None:
         """These were claimed for us."""

@@ -14,13 +14,25 @@ from .tools import LifecycleTestCase, make_due, stop, supervised, wait_until
 FAST = {"PYTHONDEVMODE": "", "PYTHONWARNINGS": ""}
 
 
+def label(number):
+    return f"task {number}"
+
+
 class TwoSupervisorsTests(LifecycleTestCase):
-    def enqueue(self, count):
-        """Enqueue tasks of 10 to 50 ms that beat in the journal."""
+    def enqueue(self, count, long=()):
+        """Enqueue tasks of 10 to 50 ms that beat in the journal; a few are `long`.
+
+        A process starts for longer than most tasks run: only a long one is sure to be
+        caught in the middle.
+        """
         rows = [
             Task.objects.new_task(
                 "tests.app.misbehaving.beat",
-                (str(self.journal), f"task {number}", 2 + number % 9),
+                (
+                    str(self.journal),
+                    label(number),
+                    600 if number in long else 2 + number % 9,
+                ),
                 {},
             )
             for number in range(count)
@@ -36,11 +48,10 @@ class TwoSupervisorsTests(LifecycleTestCase):
         hashes = CompletedTask.objects.values_list("task_hash", flat=True)
         self.assertEqual(len(set(hashes)), count)
         self.assertEqual(Task.objects.count(), 0)
-        self.assertEqual(set(Counter(self.journal.ended())), self.labels(count))
+        self.assertEqual(
+            set(Counter(self.journal.ended())), set(map(label, range(count)))
+        )
         self.assertEqual(self.journal.overlaps(), [])
-
-    def labels(self, count):
-        return {f"task {number}" for number in range(count)}
 
     @pytest.mark.lifecycle
     def test_two_at_work_share_the_tasks(self):
@@ -84,15 +95,24 @@ class TwoSupervisorsTests(LifecycleTestCase):
             f"overlapping tries {len(self.journal.overlaps())}"
         )
 
+    def runs_one_of(self, runner, long):
+        """Is this runner in the middle of one of these?"""
+        running = set(self.journal.begun()) - set(self.journal.ended())
+        running &= set(map(label, long))
+        pids = {pid for _, pid, _, one in self.journal.entries() if one in running}
+        return pids & {process.pid for process in runner.processes()}
+
     def kill_one_after_a_third_of(self, count):
         """Return how many tries were lost by it."""
-        self.enqueue(count)
+        long = range(0, count, 20)
+        self.enqueue(count, long)
         lost = set()
         one = supervised("--workers", 4, environment=FAST)
         another = supervised("--workers", 4, environment=FAST)
 
         with one as killed, another as other:
             wait_until(lambda: self.done() >= count // 3, count)
+            wait_until(lambda: self.runs_one_of(killed, long), 100)
             killed.kill()
             self.killed_at = self.done()
 
@@ -111,6 +131,7 @@ class TwoSupervisorsTests(LifecycleTestCase):
         self.assert_each_was_done_once(count)
         self.assertEqual(status, 0)
         self.assertEqual(Runner.objects.count(), 0)
+        self.assertGreater(len(self.journal.begun()), count)
         tried_twice = CompletedTask.objects.filter(attempts=2).count()
         self.assertEqual(tried_twice, len(lost))
         return len(lost)

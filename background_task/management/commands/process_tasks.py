@@ -12,7 +12,7 @@ from django.db import connections, router
 
 from background_task import __version__, execution
 from background_task.models import Task
-from background_task.settings import app_settings
+from background_task.settings import app_settings, setting_name
 from background_task.tasks import autodiscover, tasks
 
 # Before anybody sets a title: setproctitle would otherwise write over the environment
@@ -106,6 +106,7 @@ class Command(BaseCommand):
 
     def _run(self, options: dict[str, Any]) -> None:
         queues = _queues(options["queue"])
+        parse_count(app_settings.MAX_ATTEMPTS, setting_name("MAX_ATTEMPTS"))
         in_process = options["in_process"]
         if in_process:
             _refuse_limits(options)
@@ -235,7 +236,7 @@ def _duration(options: dict[str, Any]) -> float:
 
 
 def _setting(name: str, least: float | None = None) -> float:
-    return parse_seconds(getattr(app_settings, name), name, least=least)
+    return parse_seconds(getattr(app_settings, name), setting_name(name), least=least)
 
 
 def _workers_setting() -> str:
