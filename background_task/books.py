@@ -81,7 +81,9 @@ def release(claim: Claim) -> bool:
 
     For tries that were stopped for the runner's sake, or never began.
     """
-    return bool(_claimed(claim).update(locked_by=None, locked_at=None))
+    # A savepoint, if a transaction is open: a refusal must not undo what else is in it.
+    with transaction.atomic(using=_database()):
+        return bool(_claimed(claim).update(locked_by=None, locked_at=None))
 
 
 def announce(entry: Entry) -> None:
