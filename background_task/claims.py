@@ -18,18 +18,29 @@ from .models import Task
 _last_claim: datetime | None = None
 
 
+_SHOWN = 20
+
+
 def choose(names: Collection[str], queues: Collection[str]) -> TaskQuerySet:
     """Return the due tasks of these names that nobody holds, the next one first.
 
     Of these queues only, or of every queue and of none if none is named. Names that
     are unknown here are left alone: another runner may know them.
     """
+    return _due(queues).filter(task_name__in=names).in_order()
+
+
+def unknown_names(names: Collection[str], queues: Collection[str]) -> set[str]:
+    """Return at most twenty other names of tasks that are due in these queues."""
+    others = _due(queues).exclude(task_name__in=names).order_by()
+    return set(others.values_list("task_name", flat=True).distinct()[:_SHOWN])
+
+
+def _due(queues: Collection[str]) -> TaskQuerySet:
     now = timezone.now()
     tasks: TaskQuerySet = Task.objects.using(router.db_for_write(Task)).all()
-    tasks = tasks.unlocked(now).due(now).filter(task_name__in=names)
-    if queues:
-        tasks = tasks.filter(queue__in=queues)
-    return tasks.in_order()
+    tasks = tasks.unlocked(now).due(now)
+    return tasks.filter(queue__in=queues) if queues else tasks
 
 
 def claim(

@@ -51,7 +51,7 @@ class Expectation:
 
 MISBEHAVIOUR = (
     Expectation(task="overrun", words="2 s", in_short="stopped after 2 s"),
-    Expectation(task="memory_hog", words="256", in_short="stopped over 256 MB"),
+    Expectation(task="memory_hog", words="256", in_short="stopped over 256 MiB"),
     Expectation(task="segfault", words="SIGSEGV", in_short="killed by SIGSEGV"),
     Expectation(task="raise_error", words="ValueError", in_short="raised ValueError"),
 )

@@ -32,6 +32,7 @@ logger = logging.getLogger("background_task.supervisor")
 
 _FIRST_POLL = 0.05  # seconds after something has happened; then slower and slower
 _SLOWER = 1.5
+_NAMES_EVERY = 60.0  # seconds between two looks for tasks that nobody here knows
 _ROUNDS_EVERY = 1.0  # seconds between two looks at the other runners
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0  # seconds between tries in an outage
 
@@ -114,6 +115,8 @@ class _Desk:
         self._ended: dict[str, Outcome] = {}
         self._let_go: set[str] = set()
         self._swept: list[str] = []
+        self._told_of: set[str] = set()
+        self._names_at = 0.0
         self._available: bool | None = None
         self._retry_after = _FIRST_RETRY
         self._poll_after = _FIRST_POLL
@@ -201,7 +204,7 @@ class _Desk:
 
     def _rescued(self, tries: int, whose: str) -> None:
         if tries:
-            logger.warning("Rescued %s tries of a dead runner (%s)", tries, whose)
+            logger.warning("Tries rescued from a dead runner (%s): %s", whose, tries)
             self._poll_at = 0.0
 
     def _wants_to_claim(self) -> bool:
@@ -272,10 +275,23 @@ class _Desk:
 
     def _found_too_few(self, *, dry: bool = True) -> None:
         """Nothing more is due: say so, and look less and less often."""
+        self._tell_of_unknown_names()
         if dry:
             self._channel.send("turn", recorded=[], jobs=[], dry=True)
         self._poll_at = clock.now() + self._poll_after
         self._poll_after = min(self._poll_after * _SLOWER, self._books.sleep)
+
+    def _tell_of_unknown_names(self) -> None:
+        """Warn, once for each, of due tasks that nobody here can run."""
+        if clock.now() < self._names_at:
+            return
+        self._names_at = clock.now() + _NAMES_EVERY
+        if names := self._queue.unknown_names() - self._told_of:
+            self._told_of |= names
+            logger.warning(
+                "Due, but in no tasks.py of this project, and so left alone: %s",
+                ", ".join(sorted(names)),
+            )
 
     def _soon(self) -> None:
         """Something happened: more of it may follow."""
@@ -340,7 +356,8 @@ class _Desk:
         self._channel.send(kind, text=text)
         while not self._channel.ended:
             select.select([self._channel], [], [])
-            self._channel.receive()
+            said = [message["kind"] for message in self._channel.receive()]
+            self._leaving = self._leaving or "leave" in said
 
     def _sign_off(self) -> None:
         """Give back what was claimed and nobody read of, and forget the runner.

@@ -73,9 +73,9 @@ class DatabaseQueue:
                 for model in self._models:
                     model._base_manager.using(self._alias).first()
             except Error as error:
-                if _is_passing(self._connection, error):
+                if is_passing(self._connection, error):
                     raise
-                raise QueueUnusable(_migrate_text(self._alias, error)) from error
+                raise QueueUnusable(migrate_text(self._alias, error)) from error
             if register:
                 self._leases.register(
                     self._runner.id,
@@ -135,6 +135,10 @@ class DatabaseQueue:
     def may_be_due(self) -> bool:
         with self._translated():
             return self._claims.choose(list(self._limits), self._queues).exists()
+
+    def unknown_names(self) -> set[str]:
+        with self._translated():
+            return self._claims.unknown_names(list(self._limits), self._queues)
 
     def dead_runners(self) -> list[Runner]:
         with self._translated():
@@ -204,13 +208,21 @@ class DatabaseQueue:
             case Cancelled():
                 self._fail(claim, outcome, permanent=True)
             case Released():
-                self._books.release(claim)
+                if self._books.release(claim):
+                    self._log_release(claim.pk, outcome)
             case _:
                 assert_never(outcome)
 
     def _fail(self, claim: Any, outcome: Outcome, *, permanent: bool) -> None:
         entry = self._books.fail(claim, str(outcome), permanent=permanent)
         self._tell(entry, "Rescheduling %s\n%s", str(outcome), level=logging.ERROR)
+
+    def _log_release(self, pk: int, outcome: Outcome) -> None:
+        def log() -> None:
+            self._tasks_logger.info("Given back, at no attempt's cost: %s", text)
+
+        text = f"task {pk}. {outcome}"
+        transaction.on_commit(log, using=self._alias)
 
     def _tell(
         self, entry: Any, text: str, *more: str, level: int = logging.INFO
@@ -271,7 +283,7 @@ class DatabaseQueue:
         try:
             yield
         except Error as error:
-            if not _is_passing(self._connection, error):
+            if not is_passing(self._connection, error):
                 raise
             text = " ".join(str(error).split())
             raise QueueUnavailable(f"{type(error).__name__}: {text}") from error
@@ -288,7 +300,7 @@ def _claim_text(pk: int, locked_at: datetime) -> str:
     return f"{pk}@{locked_at.isoformat()}"
 
 
-def _is_passing(connection: BaseDatabaseWrapper, error: Error) -> bool:
+def is_passing(connection: BaseDatabaseWrapper, error: Error) -> bool:
     """Is this error an outage, which passes, and not a mistake, which stays?"""
     cause = error.__cause__
     if connection.vendor == "postgresql":
@@ -305,7 +317,7 @@ def _is_passing(connection: BaseDatabaseWrapper, error: Error) -> bool:
     return not str(error).startswith("no such ")
 
 
-def _migrate_text(alias: str, error: Error) -> str:
+def migrate_text(alias: str, error: Error) -> str:
     text = " ".join(str(error).split())
     return (
         f"The tables of background_task in database {alias!r} are missing or not up to "

@@ -9,6 +9,7 @@ from typing import Any
 from .job import Limits
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_LEAST_MEMORY = 1024**2
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
 
 
@@ -78,10 +79,10 @@ def parse_memory(value: object, source: str) -> int:
     """
     match = _MEMORY.fullmatch(str(value).strip())
     amount = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
-    if isinstance(value, bool) or amount < 1:
+    if isinstance(value, bool) or amount < _LEAST_MEMORY:
         raise OptionError(
-            f"{source} is {value!r}: it must be a positive number of bytes, "
-            'or a text such as "512M" or "2G" (K, M, G or T)'
+            f"{source} is {value!r}: it must be a positive number of bytes, or a text "
+            'such as "512M" or "2G" (K, M, G or T), and no less than 1M'
         )
     return int(amount)
 
@@ -99,9 +100,10 @@ def parse_seconds(value: object, source: str, *, least: float | None = None) -> 
         seconds = math.nan
     enough = seconds > 0 if least is None else seconds >= least
     if isinstance(value, bool) or not math.isfinite(seconds) or not enough:
-        bound = "more than 0" if least is None else f"{least:g} or more"
+        bound = ", more than 0" if least is None else f", {least:g} or more"
+        bound = "" if least == -math.inf else bound
         raise OptionError(
-            f"{source} is {value!r}: it must be a number of seconds, {bound}"
+            f"{source} is {value!r}: it must be a number of seconds{bound}"
         )
     return seconds
 

@@ -58,6 +58,9 @@ class Queue(Protocol):
     def may_be_due(self) -> bool:
         """Look, without locking anything, whether some task is due that can be run."""
 
+    def unknown_names(self) -> set[str]:
+        """Return some names of due tasks that this runner does not know."""
+
     def dead_runners(self) -> list[Runner]:
         """Return the runners of this place whose process may have to be swept."""
 

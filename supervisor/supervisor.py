@@ -253,6 +253,7 @@ class Supervisor:
                 f"{_LAST_RECORD:g} s; they are left to rescue: {self.tries}"
             )
             return EX_UNWRITTEN
+        logger.info("Stopped; every end is recorded")
         return EX_FAILED if self.failure else 0
 
     # The bookkeeper
@@ -462,7 +463,7 @@ class Supervisor:
 
     def _show_title(self) -> None:
         running, workers = len(self._slots), self.options.workers
-        title = f"{processes.TITLE} supervisor, {running} of {workers} running"
+        title = f"{processes.TITLE} {running}/{workers} supervisor"
         if title != self._title:
             setproctitle(title)
             self._title = title

@@ -86,6 +86,15 @@ class ClaimTests(ClaimTestCase):
         self.assertIsNone(Task.objects.get(pk=unknown.pk).locked_by)
         self.assertEqual(self.claim(names=()), [])
 
+    def test_names_that_are_not_known_can_be_told_of(self):
+        make_task("gone", queue="a")
+        make_task("gone", queue="a")
+        make_task("job", queue="a")
+        make_task("elsewhere", queue="b")
+
+        self.assertEqual(claims.unknown_names(("job",), ("a",)), {"gone"})
+        self.assertEqual(claims.unknown_names(("job",), ()), {"gone", "elsewhere"})
+
     def test_only_these_queues_or_every_queue_and_none(self):
         for queue in ("a", "b", "c", None):
             make_task("job", (queue,), queue=queue)

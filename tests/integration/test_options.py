@@ -9,6 +9,7 @@ from django.core.management import call_command
 from django.db import connections
 
 from background_task.models import Runner
+from background_task.tasks import tasks
 from tests.app import misbehaving
 
 from .tools import (
@@ -41,6 +42,7 @@ class RefusalTests(LifecycleTestCase):
         self.assertIn("greedy", output)
         self.assertIn("512Q", output)
         self.assertNotIn("Traceback", output)
+        self.assertEqual(Runner.objects.count(), 0)
 
     def test_a_forgotten_migrate_is_said_once(self):
         empty = self.folder / "empty.sqlite3"
@@ -52,6 +54,15 @@ class RefusalTests(LifecycleTestCase):
         self.assertEqual(output.count("manage.py migrate background_task"), 1)
         self.assertIn("CommandError: The tables of background_task", output)
         self.assertNotIn("Traceback", output)
+
+    def test_a_forgotten_migrate_is_said_in_process_too(self):
+        databases = effective_databases()
+        databases["default"]["NAME"] = str(self.folder / "empty.sqlite3")
+
+        output = refused("--in-process", "--until-empty", databases=databases)
+
+        self.assertIn("manage.py migrate background_task", output)
+        self.assertNotIn("unreachable", output)
 
     def test_tasks_that_cannot_be_imported_are_told_once(self):
         task = misbehaving.work(str(self.journal), "untouched")
@@ -97,9 +108,21 @@ class _Project:
         pass
 
 
+class UnknownNameTests(LifecycleTestCase):
+    def test_a_due_task_that_nobody_knows_is_told_of_and_left_alone(self):
+        task = tasks._runner.schedule("shop.tasks.renamed", (), {})
+
+        for way in ("--workers=2", "--in-process"):
+            output = run_until_empty(way)
+
+            self.assertEqual(output.count("WARNING"), 1, output)
+            self.assertIn("left alone: shop.tasks.renamed", output)
+            self.assertEqual((row(task).attempts, row(task).locked_by), (0, None))
+
+
 class QueueTests(LifecycleTestCase):
     def test_only_the_queues_that_are_named(self):
-        tasks = {
+        queued = {
             queue: misbehaving.work(str(self.journal), str(queue), queue=queue)
             for queue in ("a", "b", "c", None)
         }
@@ -109,7 +132,7 @@ class QueueTests(LifecycleTestCase):
         self.assertIn("queues: a, b", output)
         self.assertEqual(sorted(self.journal.ended()), ["a", "b"])
         for queue in ("c", None):
-            self.assertIsNone(row(tasks[queue]).locked_by)
+            self.assertIsNone(row(queued[queue]).locked_by)
 
     def test_the_first_line_tells_what_is_asked_for(self):
         output = run_until_empty(

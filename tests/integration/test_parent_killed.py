@@ -47,7 +47,7 @@ class ParentKilledTests(LifecycleTestCase):
         held, left = row(task), Runner.objects.get()
         with supervised() as neighbour:
             rescued = attempted(task, 1)
-            neighbour.says("Rescued 1 tries of a dead runner")
+            neighbour.says("Tries rescued from a dead runner")
             status = stop(neighbour)
 
         self.assertEqual(before, [True, True])

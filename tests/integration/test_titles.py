@@ -31,9 +31,7 @@ class TitleTests(LifecycleTestCase):
         self.assertIn(f"background_task: task {task.pk} {name}", titles)
         self.assertIn("background_task: bookkeeper", titles)
         self.assertIn("background_task: launcher (spawn)", titles)
-        self.assertTrue(
-            [t for t in titles if "supervisor, 1 of 3 running" in t], titles
-        )
+        self.assertTrue([t for t in titles if "1/3 supervisor" in t], titles)
         self.assertIn(f"Ran task and deleting {done}", output)
         self.assertNotIn(secret, "\n".join(titles))
         self.assertNotIn(secret, output)

@@ -99,6 +99,9 @@ class MemoryQueue:
         self._catch_up()
         return bool(self.waiting)
 
+    def unknown_names(self):
+        return set()
+
     def dead_runners(self):
         self._catch_up()
         return []

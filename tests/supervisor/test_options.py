@@ -14,16 +14,16 @@ from background_task.supervisor.options import (
     parse_seconds,
 )
 
-KIB, MIB, GIB = 1024, 1024**2, 1024**3
+MIB, GIB = 1024**2, 1024**3
 
 
 @pytest.mark.parametrize(
     ("value", "size"),
     [
-        (1, 1),
+        (MIB, MIB),
         (512 * MIB, 512 * MIB),
-        ("1024", KIB),
-        ("1K", KIB),
+        ("1048576", MIB),
+        ("1024K", MIB),
         ("512M", 512 * MIB),
         ("512m", 512 * MIB),
         ("512 MB", 512 * MIB),
@@ -31,7 +31,7 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
         (" 2G ", 2 * GIB),
         ("1.5G", 1.5 * GIB),
         ("1T", 1024 * GIB),
-        ("7B", 7),
+        ("7000000B", 7_000_000),
     ],
 )
 def test_memory_is_a_number_of_bytes_or_a_text_with_a_unit(value, size):
@@ -49,6 +49,8 @@ def test_memory_is_a_number_of_bytes_or_a_text_with_a_unit(value, size):
         "",
         "0",
         "-1",
+        512,  # surely meant to be MiB
+        "1023K",
         "M",
         "12X",
         "1e9",

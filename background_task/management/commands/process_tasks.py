@@ -1,17 +1,18 @@
 """`manage.py process_tasks`: options in, supervisor out."""
 
+import logging
+import math
 import os
 import select
 import signal
-import sys
 import threading
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connections, router
+from django.db import Error, OperationalError, connections, router
 
-from background_task import __version__, execution
-from background_task.models import Task
+from background_task import __version__, claims, execution
+from background_task.models import CompletedTask, Task
 from background_task.settings import app_settings, setting_name
 from background_task.tasks import autodiscover, tasks
 
@@ -21,6 +22,7 @@ os.environ.setdefault("SPT_NOENV", "1")
 
 from background_task.supervisor import clock
 from background_task.supervisor.bookkeeper import Bookkeeper, Books
+from background_task.supervisor.database import is_passing, migrate_text
 from background_task.supervisor.job import Project
 from background_task.supervisor.launcher import Launcher
 from background_task.supervisor.options import (
@@ -33,6 +35,8 @@ from background_task.supervisor.options import (
 )
 from background_task.supervisor.supervisor import Supervisor
 from background_task.supervisor.wakeups import Wakeups
+
+logger = logging.getLogger("background_task.tasks")
 
 
 class Command(BaseCommand):
@@ -151,10 +155,12 @@ class InProcess:
         self._duration = _duration(options)
         self._sleep = parse_seconds(options["sleep"], "--sleep")
         self._until_empty = options["until_empty"]
+        self._told_of: set[str] = set()
         self._queues: list[str | None] = [*queues] or [None]
 
     def run(self) -> None:
         """Run what is due until the time is over or a signal comes."""
+        _check_tables()
         autodiscover()
         ends_at = clock.now() + self._duration if self._duration > 0 else None
         heeded = [signal.SIGTERM, signal.SIGINT]
@@ -164,11 +170,37 @@ class InProcess:
                 ran = [tasks.run_next_task(queue) for queue in self._queues]
                 if any(ran):
                     continue
+                self._tell_of_unknown_names()
                 if self._until_empty:
                     return
                 left = self._sleep if ends_at is None else ends_at - clock.now()
                 wait = max(0.0, min(self._sleep, left))
                 select.select([wakeups], [], [], wait)
+
+    def _tell_of_unknown_names(self) -> None:
+        """Warn, once for each, of due tasks that nobody here can run."""
+        queues = [queue for queue in self._queues if queue is not None]
+        try:
+            names = claims.unknown_names(list(tasks._tasks), queues) - self._told_of
+        except OperationalError:
+            return  # the runner has told of it
+        if names:
+            self._told_of |= names
+            logger.warning(
+                "Due, but in no tasks.py of this project, and so left alone: %s",
+                ", ".join(sorted(names)),
+            )
+
+
+def _check_tables() -> None:
+    """Raise CommandError if `migrate` was forgotten; an outage is waited for."""
+    alias = router.db_for_write(Task)
+    try:
+        for model in (Task, CompletedTask):
+            model._base_manager.using(alias).first()
+    except Error as error:
+        if not is_passing(connections[alias], error):
+            raise CommandError(migrate_text(alias, error)) from error
 
 
 def _queues(names: str | list[str] | None) -> list[str]:
@@ -232,7 +264,7 @@ def _check_overrides(rules: LimitRules) -> None:
 
 
 def _duration(options: dict[str, Any]) -> float:
-    return parse_seconds(options["duration"], "--duration", least=-sys.float_info.max)
+    return parse_seconds(options["duration"], "--duration", least=-math.inf)
 
 
 def _setting(name: str, least: float | None = None) -> float:
