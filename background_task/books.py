@@ -45,6 +45,21 @@ class Entry:
     completed: CompletedTask | None = None
     repetition: Task | None = None
 
+    @classmethod
+    def told(cls, pk: int, row: Task | CompletedTask) -> Self:
+        """Return what is left to be told of the task `pk`, by its row of either kind.
+
+        Of a task that has come to its end only the completed row is left.
+        """
+        if isinstance(row, Task):
+            return cls(task=row)
+        values = {
+            field.attname: getattr(row, field.attname)
+            for field in Task._meta.concrete_fields
+            if field.attname != "id"
+        }
+        return cls(task=Task(id=pk, **values), completed=row)
+
 
 def succeed(claim: Claim) -> Entry | None:
     """Complete a task, and plan its repetition; None if the claim holds no more."""

@@ -6,12 +6,11 @@ Called by dotted name from the process's first code, `supervisor/entry.py`.
 import json
 import logging
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import django
 from django.conf import settings
-from django.db import connections
-from django.dispatch import Signal
+from django.db import connections, router
 
 from . import exceptions, signals
 
@@ -22,12 +21,24 @@ logger = logging.getLogger("background_task.tasks")
 _WHERE = ("NAME", "HOST", "PORT", "USER", "PASSWORD")
 
 
+# What is sent after the end of a try has been recorded.
+_ANNOUNCED = (
+    signals.task_error,
+    signals.task_rescheduled,
+    signals.task_successful,
+    signals.task_failed,
+    signals.task_finished,
+)
+
+
 class Context(Protocol):
     """What `supervisor/entry.py` tells a target about its try."""
 
     claim: str
     deadline: float | None
     stop_with: Any
+
+    def progress(self, done: int) -> None: ...
 
 
 def environment() -> dict[str, Any]:
@@ -62,7 +73,7 @@ def prepare(environment: dict[str, Any]) -> None:
 
 
 def discover() -> dict[str, Any]:
-    """Return the tasks' names with their decorators' limits, and who listens."""
+    """Return the tasks' names with their decorators' limits, and if anybody listens."""
     from .tasks import tasks
 
     return {
@@ -73,11 +84,7 @@ def discover() -> dict[str, Any]:
             }
             for name, proxy in tasks._tasks.items()
         },
-        "listeners": [
-            name
-            for name, signal in vars(signals).items()
-            if isinstance(signal, Signal) and signal.receivers
-        ],
+        "listens": any(signal.receivers for signal in _ANNOUNCED),
     }
 
 
@@ -87,16 +94,65 @@ def execute(args: dict[str, Any], context: Context) -> None:
     Raises what the task raises. `task_started`, and `task_error` for what was raised,
     are sent from here; everything else is sent after the end has been recorded.
     """
-    context.stop_with = _stop_with
+    stops = context.stop_with = _Stops()
     try:
         logger.info("Running %s", args["title"])
         signals.broadcast(signals.task_started, _task_model())
         _call(args)
-    except (Exception, SystemExit) as error:
-        _tell_error(args["id"], error)
+    except BaseException as error:
+        if not stops.asked:  # the announcer tells of a task that was stopped
+            _tell_error(args["id"], error)
         raise
     finally:
         connections.close_all()  # what is not committed by now is rolled back
+
+
+def announce(news: list[dict[str, Any]], context: Context) -> None:
+    """Send the signals that follow the record of some tries, in their order.
+
+    Each of `news` has the id of a `task`, that of its `completed` row or None, and the
+    name of an `error` that stopped it from outside, or None. Runs in a process of its
+    own, which tells the supervisor how far it is.
+    """
+    context.stop_with = _Stops()
+    try:
+        told = _Told(news)
+        context.progress(0)
+        for number, one in enumerate(news, 1):
+            told.tell(**one)
+            context.progress(number)
+    finally:
+        connections.close_all()
+
+
+class _Told:
+    """The rows that are told of, as they are now."""
+
+    def __init__(self, news: list[dict[str, Any]]) -> None:
+        from .models import CompletedTask, Task
+
+        alias = router.db_for_write(Task)  # a replica may not know of them yet
+        self._tasks = Task.objects.using(alias).in_bulk([one["task"] for one in news])
+        ended = [one["completed"] for one in news if one["completed"]]
+        self._completed = CompletedTask.objects.using(alias).in_bulk(ended)
+
+    def tell(self, task: int, completed: int | None, error: str | None) -> None:
+        """Send the signals of one try; of rows that are gone there is nothing to tell.
+
+        They have been deleted since, or tried again to their end.
+        """
+        from . import books
+
+        row = self._completed.get(completed) if completed else self._tasks.get(task)
+        if row is None:
+            logger.warning("Task %s is gone: nobody is told how it ended", task)
+            return
+        entry = books.Entry.told(task, row)
+        if error is not None:
+            kind = getattr(exceptions, error)
+            signals.broadcast(signals.task_error, kind, task=entry.task)
+        books.announce(entry)
+        signals.broadcast(signals.task_finished, _task_model())
 
 
 def _call(args: dict[str, Any]) -> None:
@@ -134,14 +190,21 @@ def _task_model() -> Any:
     return Task
 
 
-def _stop_with(reason: str, text: str) -> BaseException:
-    """Return what is raised in the task's main thread when it is asked to stop."""
-    kinds: dict[str, type[BaseException]] = {
+class _Stops:
+    """What is raised in the task's main thread when it is asked to stop."""
+
+    _KINDS: ClassVar[dict[str, type[BaseException]]] = {
         "time": exceptions.TaskTimeout,
         "memory": exceptions.TaskOutOfMemory,
         "release": exceptions.TaskReleased,
     }
-    return kinds.get(reason, exceptions.Stopped)(text)
+
+    def __init__(self) -> None:
+        self.asked = False  # by the supervisor
+
+    def __call__(self, reason: str, text: str) -> BaseException:
+        self.asked = reason in self._KINDS
+        return self._KINDS.get(reason, exceptions.Stopped)(text)
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ import logging
 import random
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,6 +108,7 @@ class _Desk:
         self._register = register
         self._open = False
         self._briefed = False  # has `holding` come?
+        self._announce = True  # is anybody told of what is recorded?
         self._leaving = False
         self._draining = False
         self._credits = 0
@@ -168,7 +169,7 @@ class _Desk:
         if settled:
             self._let_go.difference_update(settled)
             self._held.difference_update(settled)
-            self._channel.send("turn", recorded=settled, jobs=[], dry=False)
+            self._tell(recorded=settled)
 
     def _compare(self) -> list[str]:
         """Settle the rows that are locked by this runner and that nobody works on.
@@ -205,6 +206,7 @@ class _Desk:
     def _rescued(self, tries: int, whose: str) -> None:
         if tries:
             logger.warning("Tries rescued from a dead runner (%s): %s", whose, tries)
+            self._tell()
             self._poll_at = 0.0
 
     def _wants_to_claim(self) -> bool:
@@ -249,7 +251,20 @@ class _Desk:
             self._held.discard(claim)
         if recorded or jobs:
             self._soon()
-            self._channel.send("turn", recorded=recorded, jobs=jobs, dry=False)
+            self._tell(recorded=recorded, jobs=jobs)
+
+    def _tell(
+        self, *, recorded: Iterable[str] = (), jobs: Any = (), dry: bool = False
+    ) -> None:
+        """Say what a transaction has done, and what is to be announced of it."""
+        news = self._queue.news()
+        self._channel.send(
+            "turn",
+            recorded=list(recorded),
+            jobs=list(jobs),
+            dry=dry,
+            news=news if self._announce else [],
+        )
 
     def _record_one_by_one(self, ended: list[tuple[str, Outcome]]) -> None:
         """One poisoned outcome must not stop the rest."""
@@ -277,7 +292,7 @@ class _Desk:
         """Nothing more is due: say so, and look less and less often."""
         self._tell_of_unknown_names()
         if dry:
-            self._channel.send("turn", recorded=[], jobs=[], dry=True)
+            self._tell(dry=True)
         self._poll_at = clock.now() + self._poll_after
         self._poll_after = min(self._poll_after * _SLOWER, self._books.sleep)
 
@@ -331,6 +346,7 @@ class _Desk:
     def _heed(self, message: Message) -> None:
         match message:
             case {"kind": "holding", "claims": list(claims), "tasks": dict(tasks)}:
+                self._announce = message["announce"]
                 self._held.update(claims)
                 self._queue.know(tasks)
                 self._briefed = True

@@ -4,7 +4,7 @@ import os
 import signal
 from dataclasses import dataclass
 
-from . import memory, processes
+from . import clock, memory, processes
 from .channel import Channel, Message
 from .job import Job
 from .outcome import (
@@ -49,6 +49,7 @@ class Child:
         self.pid: int | None = None
         self.begun: float | None = None
         self.report: Report | None = None
+        self.progress: int | None = None  # as it says itself
         self.stopping: Outcome | None = None  # why we asked it to stop
         self.deadline: float | None = now + start_timeout  # of what it does now
         self.kill_at: float | None = None
@@ -77,6 +78,8 @@ class Child:
                 self.begun = at
                 seconds = self.job.limits.seconds
                 self.deadline = None if seconds is None else at + seconds
+            case {"kind": "progress", "done": int(done)}:
+                self.progress = done
             case {"kind": "report", "verdict": str(verdict), "at": float(at)}:
                 self.report = Report(
                     verdict,
@@ -86,6 +89,11 @@ class Child:
                 )
                 self.deadline = None
                 self._insist_by(now + self.job.limits.grace)
+
+    def prolong(self) -> None:
+        """Count its time limit anew, from now."""
+        if self.deadline is not None and self.job.limits.seconds is not None:
+            self.deadline = clock.now() + self.job.limits.seconds
 
     def enforce_time(self, now: float) -> None:
         """Ask it to stop at its deadline; kill it when its grace has run out."""

@@ -63,6 +63,7 @@ class DatabaseQueue:
         self._lease: float = arguments["lease"]
         self._queues: list[str] = arguments["queues"]
         self._rules = LimitRules(**arguments["rules"])
+        self._news: list[dict[str, Any]] = []
         self._alias = router.db_for_write(Task)
         self._connection = connections[self._alias]
         _limit_waiting(self._connection, self._lease / 3)
@@ -167,6 +168,10 @@ class DatabaseQueue:
             )
             return buried + self._rescue_from_strangers()
 
+    def news(self) -> list[dict[str, Any]]:
+        news, self._news = self._news, []
+        return news
+
     def close(self) -> None:
         with self._translated():
             self._leases.sign_off(self._runner.id)
@@ -200,11 +205,19 @@ class DatabaseQueue:
         """Carry an outcome over into the row; a fenced claim changes nothing."""
         match outcome:
             case Succeeded():
-                self._tell(self._books.succeed(claim), "Ran task and deleting %s")
+                entry = self._books.succeed(claim)
+                self._tell(entry, "Ran task and deleting %s")
+                self._announce(entry)
             case Failed(permanent=permanent):
                 self._fail(claim, outcome, permanent=permanent)
-            case TimedOut() | OutOfMemory() | Crashed() | Lost():
-                self._fail(claim, outcome, permanent=False)
+            case TimedOut():
+                self._fail(claim, outcome, error="TaskTimeout")
+            case OutOfMemory():
+                self._fail(claim, outcome, error="TaskOutOfMemory")
+            case Crashed():
+                self._fail(claim, outcome, error="TaskCrashed")
+            case Lost():
+                self._fail(claim, outcome, error="TaskLost")
             case Cancelled():
                 self._fail(claim, outcome, permanent=True)
             case Released():
@@ -213,9 +226,29 @@ class DatabaseQueue:
             case _:
                 assert_never(outcome)
 
-    def _fail(self, claim: Any, outcome: Outcome, *, permanent: bool) -> None:
+    def _fail(
+        self,
+        claim: Any,
+        outcome: Outcome,
+        *,
+        permanent: bool = False,
+        error: str | None = None,
+    ) -> None:
+        """Record a failure; `error` names what `task_error` is still to be sent for.
+
+        A task that raised has sent it itself.
+        """
         entry = self._books.fail(claim, str(outcome), permanent=permanent)
         self._tell(entry, "Rescheduling %s\n%s", str(outcome), level=logging.ERROR)
+        self._announce(entry, error)
+
+    def _announce(self, entry: Any, error: str | None = None) -> None:
+        """Have it announced, once it is committed; see `execution.announce`."""
+        if entry is None:
+            return
+        completed = entry.completed and entry.completed.pk
+        one = {"task": entry.task.pk, "completed": completed, "error": error}
+        transaction.on_commit(lambda: self._news.append(one), using=self._alias)
 
     def _log_release(self, pk: int, outcome: Outcome) -> None:
         def log() -> None:
@@ -251,7 +284,7 @@ class DatabaseQueue:
         tasks = Task.objects.using(self._alias).filter(locked_by=locked_by)
         count = 0
         for task in tasks.only("pk", "locked_by", "locked_at"):
-            self._fail(self._books.Claim.of(task), Lost(why), permanent=False)
+            self._record(self._books.Claim.of(task), Lost(why))
             count += 1
         return count
 

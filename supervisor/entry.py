@@ -34,12 +34,17 @@ class Stopped(BaseException):
 class Context:
     """What a target learns of its try, and what it may say about its stopping."""
 
-    def __init__(self, job: Job, deadline: float | None) -> None:
+    def __init__(self, job: Job, deadline: float | None, channel: Channel) -> None:
         self.claim = job.claim
         self.deadline = deadline  # on `clock.now()`; None: no time limit
         # Called with the reason ("time", "memory", "drain", ..., or "signal" when it
         # was not the supervisor) and its text; the target may set another.
         self.stop_with: Callable[[str, str], BaseException] = _stopped
+        self._channel = channel
+
+    def progress(self, done: int) -> None:
+        """Tell the supervisor how much is done."""
+        _say(self._channel, "progress", done=done)
 
 
 def _stopped(reason: str, text: str) -> BaseException:
@@ -56,7 +61,7 @@ def run(end: socket.socket, project: Project) -> NoReturn:
         _report(channel, "unprepared", error=_text_of(error))
         _leave(1)
     job = _take_job(channel)
-    setproctitle(f"{processes.TITLE} task {job.id} {job.name}")
+    setproctitle(f"{processes.TITLE} {job.title}")
     _leave(_Try(channel, job).run())
 
 
@@ -87,7 +92,8 @@ class _Try:
         """Run the job and report; return the exit code."""
         began = clock.now()
         seconds = self._job.limits.seconds
-        self._context = Context(self._job, None if seconds is None else began + seconds)
+        deadline = None if seconds is None else began + seconds
+        self._context = Context(self._job, deadline, self._channel)
         signal.signal(signal.SIGTERM, self._on_term)
         _say(self._channel, "begun", at=began)
         try:

@@ -19,7 +19,7 @@ class Limits:
 class Job:
     """One try of a task, here and now. Plain data only: it crosses processes."""
 
-    id: int
+    id: int | None  # the task's; None: not a task's
     name: str
     target: str  # "package.module:function", called with (args, context)
     args: Any  # JSON
@@ -34,7 +34,12 @@ class Job:
         return cls(**{**message, "limits": Limits(**message["limits"])})
 
     def __str__(self) -> str:
-        return f"task {self.id} ({self.name})"
+        return self.name if self.id is None else f"task {self.id} ({self.name})"
+
+    @property
+    def title(self) -> str:
+        """What its process is called."""
+        return self.name if self.id is None else f"task {self.id} {self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,5 +47,6 @@ class Project:
     """How a fresh process becomes the user's project: dotted names and plain data."""
 
     prepare: str | None = None  # called once with the environment, before any job
-    discover: str | None = None  # returns {"names": {...}, "listeners": [...]}
+    discover: str | None = None  # returns {"names": {...}, "listens": bool}
+    announce: str | None = None  # a job's target: its args are what queues call news
     environment: dict[str, Any] = field(default_factory=dict)

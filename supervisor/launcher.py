@@ -34,13 +34,13 @@ class Launcher(Aide):
 
     def __init__(self, project: Project) -> None:
         super().__init__()
-        self._project = project
+        self.project = project
         self._asked_at: float | None = None
 
     def start(self) -> None:
         """Start the process; it answers `ready` or `failed`."""
         self._asked_at = None
-        self._start(launch, self._project)
+        self._start(launch, self.project)
 
     def start_child(self, number: int) -> socket.socket:
         """Have a child started; return our end of its channel."""

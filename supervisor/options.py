@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +11,10 @@ from .job import Limits
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _LEAST_MEMORY = 1024**2
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
+
+
+# Of what sends signals about recorded tries: the time is for each of them.
+ANNOUNCER = Limits(seconds=60.0, seconds_name="the limit of signal receivers")
 
 
 class OptionError(ValueError):
@@ -28,6 +32,7 @@ class Options:
     grace: float = 5.0
     start_timeout: float = 60.0
     lease: float = 30.0
+    announcer: Limits = field(default_factory=lambda: ANNOUNCER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

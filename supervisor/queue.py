@@ -70,5 +70,11 @@ class Queue(Protocol):
         Return how many tries that were.
         """
 
+    def news(self) -> list[dict[str, Any]]:
+        """Return what was recorded since the last call, for `Project.announce`.
+
+        Plain data; each item names its `task` by id. Only what is committed.
+        """
+
     def close(self) -> None:
         """Make the runner unknown if it holds nothing any more; disconnect."""

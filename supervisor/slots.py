@@ -8,7 +8,6 @@ from .channel import Channel
 from .child import Child
 from .job import Job
 from .launcher import Launcher
-from .outcome import Released
 from .watch import Watch
 
 _MEMORY_EVERY = 0.1  # seconds between two looks at what the children hold
@@ -88,11 +87,6 @@ class Slots:
             for child in self._children.values():
                 if child.watches_memory:
                     child.enforce_memory(now)
-
-    def stop(self, why: str, kill_at: float | None = None) -> None:
-        """Ask all to stop through no fault of their own; see `Child.stop`."""
-        for child in self._children.values():
-            child.stop(Released(why), clock.now(), kill_at)
 
     def moments(self) -> Iterator[float]:
         """Yield when there will be something to enforce."""

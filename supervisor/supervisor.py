@@ -17,6 +17,7 @@ from setproctitle import getproctitle, setproctitle
 
 from . import clock, processes, sweeper
 from .aide import Aide
+from .announcer import Announcer
 from .bookkeeper import Bookkeeper
 from .channel import Message
 from .child import Child
@@ -84,6 +85,7 @@ class Supervisor:
                 self._enforce_limits()
                 self._sweep()
                 self._hand_in_outcomes()
+                self._announce()
                 self._start_claimed_jobs()
                 self._ask_for_jobs()
             return self._exit_status()
@@ -102,6 +104,7 @@ class Supervisor:
         ):
             self._watch.add_bell(self._wakeups)
             self._slots = Slots(self.launcher, self._watch, self.options.start_timeout)
+            self.announcer = self._new_announcer()
             processes.adopt_orphans(True)
             self._began_at = clock.now()
             try:
@@ -112,6 +115,11 @@ class Supervisor:
                 processes.adopt_orphans(False)
                 setproctitle(title)
                 _restore_environment(processes.MARK, former_mark)
+
+    def _new_announcer(self) -> Announcer | None:
+        target = self.launcher.project.announce
+        limits = self.options.announcer
+        return Announcer(self._slots, target, limits) if target else None
 
     def _become_runner(self) -> None:
         """Take a new name, and start both aides under it."""
@@ -147,7 +155,10 @@ class Supervisor:
         """Tell a new bookkeeper what is held and which tasks there are."""
         if self._tasks is not None and self.bookkeeper.up:
             self.bookkeeper.channel.send(
-                "holding", claims=self.tries.claims, tasks=self._tasks
+                "holding",
+                claims=self.tries.claims,
+                tasks=self._tasks,
+                announce=self.announcer is not None,
             )
             if self.stopping is not None:
                 self.bookkeeper.channel.send("drain")
@@ -177,7 +188,9 @@ class Supervisor:
         moments = [self._ping_at, self._bookkeeper_due(), self._launcher_due()]
         moments += [self._duration_ends(), self._discovery_due()]
         moments += self._slots.moments()
-        if self._slots:
+        if self.announcer and (start := self.announcer.next_start()) is not None:
+            moments.append(start)
+        if self.tries.running():
             moments += [self._lease.stop_at, self._lease.kill_at]
             moments += [] if self.stopping is None else [self.stopping]
         if self._sweeper.busy or self._clearing:
@@ -213,7 +226,7 @@ class Supervisor:
         """Stop after the drain time; kill at once when that was asked for already."""
         if self.stopping is not None and self.stopping < _NEVER:
             self._stop_at(clock.now(), f"{signal_name} again: stopping at once")
-            self._slots.stop("the runner was stopped", kill_at=clock.now())
+            self.tries.stop("the runner was stopped", kill_at=clock.now())
             return
         timeout = self.options.drain_timeout
         what_runs = f"what runs has {timeout:g} s to finish"
@@ -222,7 +235,7 @@ class Supervisor:
     def _stop_at(self, moment: float, why: str) -> None:
         if self.stopping is not None and moment >= self.stopping:
             return
-        logger.info("%s (%s running)", why, len(self._slots))
+        logger.info("%s (%s running)", why, len(self.tries.running()))
         self.stopping = moment
         if self.bookkeeper.up:
             self.bookkeeper.channel.send("drain")
@@ -238,15 +251,19 @@ class Supervisor:
         idle = self._dry and not self.tries
         if self.options.until_empty and idle and self.stopping is None:
             self._stop_at(_NEVER, "Nothing is due (--until-empty)")
-        if self.stopping is None or self._slots:
+        if self.stopping is None or self.tries.running():
             return False
-        if not self.tries:
+        if not self.tries and not (self.announcer and self.announcer.busy):
             return True
+        if self._slots and self.stopping == _NEVER:
+            return False  # receivers of signals have limits of their own
         if self._leave_by is None:
             self._leave_by = clock.now() + _LAST_RECORD
         return clock.now() >= self._leave_by
 
     def _exit_status(self) -> int:
+        if self.announcer and (tasks := self.announcer.unannounced()):
+            logger.warning("The end of these tasks was not announced: %s", tasks)
         if self.tries:
             self.failure = (
                 f"Could not write the end of {len(self.tries)} tries within "
@@ -272,6 +289,8 @@ class Supervisor:
         match message:
             case {"kind": "turn", "recorded": recorded, "jobs": jobs, "dry": dry}:
                 self._turn_taken(recorded, jobs, dry)
+                if self.announcer:
+                    self.announcer.add(message["news"])
             case {"kind": "lease", "sent_at": float(sent_at)}:
                 self._lease_renewed(sent_at)
             case {"kind": "refused", "claim": str(claim)}:
@@ -317,6 +336,8 @@ class Supervisor:
         """Give the bookkeeper credit for every slot that nothing is claimed for."""
         if self.stopping is not None or not self.bookkeeper.up or self._tasks is None:
             return
+        if self.announcer and self.announcer.behind:
+            return  # the receivers of signals have to catch up
         free = self.options.workers - self.tries.busy - self._credits
         if free > 0:
             self.bookkeeper.channel.send("want", n=free)
@@ -328,6 +349,11 @@ class Supervisor:
         if self.bookkeeper.up:
             for claim, outcome in self.tries.hand_in():
                 self.bookkeeper.ended(claim, outcome)
+
+    def _announce(self) -> None:
+        if self.announcer:
+            ready = self.launcher.up and self._tasks is not None
+            self.announcer.step(may_start=ready and not self._clearing)
 
     def _learn_from(self, child: Child) -> None:
         """Start more slowly while starts fail; give up when the project cannot be."""
@@ -358,6 +384,8 @@ class Supervisor:
                 self.launcher.backoff.succeeded()
                 if self._tasks is None:
                     self._tasks = found.get("names", {})
+                    if not found.get("listens"):
+                        self.announcer = None
                     self._brief_bookkeeper()
             case {"kind": "failed", "traceback": str(text)}:
                 if self._tasks is None:
@@ -405,10 +433,10 @@ class Supervisor:
         self._enforced_at = now = clock.now()
         self._slots.enforce_limits(now)
         if self.stopping is not None and now >= self.stopping:
-            self._slots.stop("the runner was stopped")
+            self.tries.stop("the runner was stopped")
         if now >= self._lease.stop_at:
             why = f"the lease of {self._lease.length:g} s could not be renewed"
-            self._slots.stop(why, kill_at=self._lease.kill_at)
+            self.tries.stop(why, kill_at=self._lease.kill_at)
         self._enforce_answers(now)
 
     def _bookkeeper_due(self) -> float:
@@ -462,7 +490,7 @@ class Supervisor:
                 self._become_runner()
 
     def _show_title(self) -> None:
-        running, workers = len(self._slots), self.options.workers
+        running, workers = len(self.tries.running()), self.options.workers
         title = f"{processes.TITLE} {running}/{workers} supervisor"
         if title != self._title:
             setproctitle(title)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from . import clock
 from .child import Child
 from .job import Job
 from .outcome import Outcome, Released
@@ -79,6 +80,16 @@ class Tries:
             elif attempt.child is not None and attempt.child.gone:
                 attempt.outcome = attempt.child.outcome(draining=draining)
                 yield attempt.child
+
+    def running(self) -> list[Child]:
+        """Return the processes of those that are not over."""
+        children = (a.child for a in self._tries.values() if a.outcome is None)
+        return [child for child in children if child is not None]
+
+    def stop(self, why: str, kill_at: float | None = None) -> None:
+        """Ask all to stop through no fault of their own; see `Child.stop`."""
+        for child in self.running():
+            child.stop(Released(why), clock.now(), kill_at)
 
     def hand_in(self) -> Iterator[tuple[str, Outcome]]:
         """Yield each outcome that has not been handed in, and count it as such."""

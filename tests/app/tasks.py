@@ -1,8 +1,13 @@
 """A few tasks that behave; the others are in `misbehaving`."""
 
+import os
+
 from background_task import background
 
-from . import misbehaving  # noqa: F401
+from . import misbehaving, receivers  # noqa: F401
+
+if "TEST_SIGNALS" in os.environ:
+    receivers.connect(os.environ["TEST_SIGNALS"])
 
 # What ran in this process, for tests of the in-process runner.
 ran = []

@@ -47,16 +47,18 @@ class DiscoveryTests(TestCase):
             {"max_run_time": None, "memory_limit": None},
         )
 
-    def test_listeners_are_told(self):
+    def test_it_is_said_if_anybody_is_to_be_told(self):
         def listen(**named):
             pass
 
-        before = execution.discover()["listeners"]
+        before = execution.discover()["listens"]
+        with receiver(signals.task_started, listen):
+            started = execution.discover()["listens"]
         with receiver(signals.task_failed, listen):
-            listeners = execution.discover()["listeners"]
+            failed = execution.discover()["listens"]
 
-        self.assertNotIn("task_failed", before)
-        self.assertIn("task_failed", listeners)
+        # Of `task_started` nobody has to be told afterwards.
+        self.assertEqual((before, started, failed), (False, False, True))
 
 
 class ExecuteTests(TransactionTestCase):

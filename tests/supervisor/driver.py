@@ -21,7 +21,7 @@ from setproctitle import getproctitle, setproctitle
 
 from background_task.supervisor import spawning
 from background_task.supervisor.bookkeeper import Bookkeeper, Books
-from background_task.supervisor.job import Project
+from background_task.supervisor.job import Limits, Project
 from background_task.supervisor.launcher import Launcher
 from background_task.supervisor.options import Options
 from background_task.supervisor.supervisor import Supervisor
@@ -38,6 +38,8 @@ def main(folder):
     setproctitle("the title from before")
     signal.signal(signal.SIGHUP, on_hup)
     project = Project(**spec["project"])
+    if "announcer" in spec["options"]:
+        spec["options"]["announcer"] = Limits(**spec["options"]["announcer"])
     supervisor = Supervisor(
         Bookkeeper(project, Books(**spec["books"])),
         Launcher(project),

@@ -33,6 +33,7 @@ class MemoryQueue:
         self.fenced = set()
         self._taken_in = 0
         self._uncommitted = None
+        self._news = []
 
     def open(self, *, register):
         if self.unusable:
@@ -110,6 +111,10 @@ class MemoryQueue:
         self._catch_up()
         return 0
 
+    def news(self):
+        news, self._news = self._news, []
+        return news
+
     def close(self):
         self._catch_up()
         self._write(event="closed", runner=self.runner.id)
@@ -153,6 +158,11 @@ class MemoryQueue:
         if self.down.exists():
             raise QueueUnavailable(f"{self.down.name} is there")
         self._append(self._uncommitted)
+        self._news += [
+            {"task": entry["id"], "says": entry["says"]}
+            for entry in self._uncommitted
+            if entry["event"] == "recorded" and entry["outcome"] != "Released"
+        ]
         if self._uncommitted and self.unsure.exists():
             self.unsure.unlink()
             raise QueueUnavailable("nobody knows whether the commit was made")

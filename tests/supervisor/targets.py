@@ -15,6 +15,22 @@ def succeed(args, context):
     pass
 
 
+def announce(news, context):
+    """Write down what is announced; do badly what the environment says."""
+    path, vice, at_task = os.environ["ANNOUNCED"].split(",")
+    if vice == "not loaded" and not os.path.exists(path):
+        write([path, "not loaded"], context)
+        raise OSError("the rows are out of reach")
+    context.progress(0)
+    for number, one in enumerate(news, 1):
+        write([path, f"{one['task']} {one['says']}".strip()], context)
+        if vice == "die" and one["task"] == int(at_task):
+            os._exit(1)
+        if vice == "hang" and one["task"] == int(at_task):
+            time.sleep(600)
+        context.progress(number)
+
+
 def write(args, context):
     path, text = args
     with open(path, "a") as file:
@@ -223,3 +239,15 @@ def prepare_never(environment):
 
 def prepare_badly(environment):
     raise RuntimeError("no such settings")
+
+
+def prepare_announcing(environment):
+    os.environ["ANNOUNCED"] = environment["announced"]
+
+
+def discover_listeners():
+    return {"listens": True}
+
+
+def discover_no_listeners():
+    return {"listens": False}

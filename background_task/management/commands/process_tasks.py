@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import threading
+from dataclasses import replace
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -26,6 +27,7 @@ from background_task.supervisor.database import is_passing, migrate_text
 from background_task.supervisor.job import Project
 from background_task.supervisor.launcher import Launcher
 from background_task.supervisor.options import (
+    ANNOUNCER,
     LimitRules,
     OptionError,
     Options,
@@ -123,11 +125,13 @@ class Command(BaseCommand):
         self._supervise(options, queues)
 
     def _supervise(self, options: dict[str, Any], queues: list[str]) -> None:
-        settled, rules = _options(options), _rules(options)
+        rules = _rules(options)
+        settled = _options(options, rules)
         sleep = parse_seconds(options["sleep"], "--sleep")
         project = Project(
             prepare="background_task.execution:prepare",
             discover="background_task.execution:discover",
+            announce="background_task.execution:announce",
             environment=execution.environment(),
         )
         books = Books(
@@ -211,7 +215,7 @@ def _queues(names: str | list[str] | None) -> list[str]:
     return queues
 
 
-def _options(options: dict[str, Any]) -> Options:
+def _options(options: dict[str, Any], rules: LimitRules) -> Options:
     """Resolve what was asked for: the command line, else the settings."""
     workers, source = options.get("workers"), "--workers"
     if workers is None:
@@ -228,6 +232,9 @@ def _options(options: dict[str, Any]) -> Options:
         grace=_setting("BACKGROUND_TASK_GRACE", least=0),
         start_timeout=_setting("BACKGROUND_TASK_START_TIMEOUT"),
         lease=_setting("BACKGROUND_TASK_LEASE", least=1),
+        announcer=replace(
+            ANNOUNCER, memory=rules.limits({}, {}).memory, grace=rules.grace
+        ),
     )
 
 
