@@ -5,6 +5,7 @@ Correctness is one guarded UPDATE on every database: still unlocked? Then mine.
 behind one another. This is the only module where databases differ.
 """
 
+import logging
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
@@ -14,6 +15,8 @@ from django.utils import timezone
 from . import leases
 from .managers import TaskQuerySet
 from .models import Task
+
+logger = logging.getLogger("background_task.tasks")
 
 _last_claim: datetime | None = None
 
@@ -79,6 +82,20 @@ def claim(
     for task in tasks:
         task.locked_by, task.locked_at = runner_id, locked_at
     return tasks
+
+
+def reclaim_pids() -> int:
+    """Unlock what is locked by a bare pid, and say how many tasks that were.
+
+    A pid names no host: only a person can know that no runner of 1.2.8 and no
+    in-process runner is left. Costs no attempt, as when such a lock expires.
+    """
+    rows: TaskQuerySet = Task.objects.using(router.db_for_write(Task)).filter(
+        locked_by__regex=r"^[0-9]+$"
+    )
+    reclaimed = rows.update(locked_by=None, locked_at=None)
+    logger.warning("Tasks unlocked that were locked by a bare pid: %s", reclaimed)
+    return reclaimed
 
 
 def _moment_of_claim() -> datetime:

@@ -5,6 +5,7 @@ Called by dotted name from the process's first code, `supervisor/entry.py`.
 
 import json
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, ClassVar, Protocol
 
@@ -12,7 +13,7 @@ import django
 from django.conf import settings
 from django.db import connections, router
 
-from . import exceptions, signals
+from . import exceptions, signals, streams
 
 logger = logging.getLogger("background_task.tasks")
 
@@ -41,7 +42,10 @@ class Context(Protocol):
     def progress(self, done: int) -> None: ...
 
 
-def environment() -> dict[str, Any]:
+_log_std = False  # does what tasks print go to the log?
+
+
+def environment(*, log_std: bool = False) -> dict[str, Any]:
     """Return what another process needs to work on the same databases as this one."""
     databases: dict[str, dict[str, Any]] = {}
     for alias in connections:
@@ -51,7 +55,7 @@ def environment() -> dict[str, Any]:
             for key in _WHERE
             if (value := effective.get(key, "")) is not None
         }
-    return {"databases": databases}
+    return {"databases": databases, "log_std": log_std}
 
 
 def set_up(environment: dict[str, Any]) -> None:
@@ -62,10 +66,24 @@ def set_up(environment: dict[str, Any]) -> None:
         # A pool would open connections of its own for a process that needs one.
         database.get("OPTIONS", {}).pop("pool", None)
     django.setup()
+    _enable_loggers()
+
+
+def _enable_loggers() -> None:
+    """Have our own loggers log again.
+
+    LOGGING disables by default what exists before it is applied. In other processes
+    ours come later; this one was begun by them.
+    """
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "background_task":
+            logging.getLogger(name).disabled = False
 
 
 def prepare(environment: dict[str, Any]) -> None:
     """Make this process fit to run a task: set Django up and find the tasks."""
+    global _log_std
+    _log_std = environment.get("log_std", False)
     set_up(environment)
     from .tasks import autodiscover
 
@@ -97,8 +115,9 @@ def execute(args: dict[str, Any], context: Context) -> None:
     stops = context.stop_with = _Stops()
     try:
         logger.info("Running %s", args["title"])
-        signals.broadcast(signals.task_started, _task_model())
-        _call(args)
+        with _logged():
+            signals.broadcast(signals.task_started, _task_model())
+            _call(args)
     except BaseException as error:
         if not stops.asked:  # the announcer tells of a task that was stopped
             _tell_error(args["id"], error)
@@ -118,11 +137,16 @@ def announce(news: list[dict[str, Any]], context: Context) -> None:
     try:
         told = _Told(news)
         context.progress(0)
-        for number, one in enumerate(news, 1):
-            told.tell(**one)
-            context.progress(number)
+        with _logged():
+            for number, one in enumerate(news, 1):
+                told.tell(**one)
+                context.progress(number)
     finally:
         connections.close_all()
+
+
+def _logged() -> AbstractContextManager[None]:
+    return streams.logged() if _log_std else nullcontext()
 
 
 class _Told:

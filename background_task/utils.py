@@ -1,4 +1,4 @@
-"""What other packages import from upstream's `utils`; nothing here uses it."""
+"""What other packages import from upstream's `utils`."""
 
 import signal
 import sys

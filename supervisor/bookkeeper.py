@@ -33,6 +33,7 @@ logger = logging.getLogger("background_task.supervisor")
 _FIRST_POLL = 0.05  # seconds after something has happened; then slower and slower
 _SLOWER = 1.5
 _NAMES_EVERY = 60.0  # seconds between two looks for tasks that nobody here knows
+_PAUSE = 0.5, 1.5  # seconds between two claims, when a person has asked for it
 _ROUNDS_EVERY = 1.0  # seconds between two looks at the other runners
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0  # seconds between tries in an outage
 
@@ -111,6 +112,8 @@ class _Desk:
         self._announce = True  # is anybody told of what is recorded?
         self._leaving = False
         self._draining = False
+        self._pauses = False  # between two claims
+        self._rests_until = 0.0
         self._credits = 0
         self._held: set[str] = set()
         self._ended: dict[str, Outcome] = {}
@@ -211,14 +214,16 @@ class _Desk:
 
     def _wants_to_claim(self) -> bool:
         """Is it time to look, and is there something to be had?"""
-        if not self._briefed or self._draining or not self._credits:
-            return False
-        if clock.now() < self._poll_at:
+        if not self._may_claim() or clock.now() < self._poll_at:
             return False
         if self._queue.may_be_due():
             return True
         self._found_too_few()
         return False
+
+    def _may_claim(self) -> bool:
+        allowed = self._briefed and not self._draining and self._credits > 0
+        return allowed and clock.now() >= self._rests_until
 
     def _write_and_claim(self) -> None:
         ended = list(self._ended.items())
@@ -234,13 +239,15 @@ class _Desk:
         self._committed([claim for claim, _ in ended], jobs)
 
     def _transaction(self, ended: list[tuple[str, Outcome]]) -> list[dict[str, Any]]:
-        wanted = 0 if self._draining or not self._briefed else self._credits
+        wanted = self._credits if self._may_claim() else 0
         with self._queue.transaction():
             for claim, outcome in ended:
                 self._queue.record(claim, outcome)
             jobs = self._queue.claim(wanted) if wanted else []
         self._credits -= len(jobs)
         self._held.update(job.claim for job in jobs)
+        if jobs and self._pauses:
+            self._rests_until = clock.now() + random.uniform(*_PAUSE)
         if wanted and len(jobs) < wanted:
             self._found_too_few(dry=not jobs)
         return [job.to_message() for job in jobs]
@@ -291,6 +298,7 @@ class _Desk:
     def _found_too_few(self, *, dry: bool = True) -> None:
         """Nothing more is due: say so, and look less and less often."""
         self._tell_of_unknown_names()
+        logger.debug("Waiting for tasks")
         if dry:
             self._tell(dry=True)
         self._poll_at = clock.now() + self._poll_after
@@ -340,7 +348,7 @@ class _Desk:
         if self._ended or self._swept:
             return 0.0
         may_claim = self._briefed and self._credits and not self._draining
-        poll_at = self._poll_at if may_claim else self._renew_at
+        poll_at = max(self._poll_at, self._rests_until) if may_claim else self._renew_at
         return min(self._renew_at, self._rounds_at, poll_at)
 
     def _heed(self, message: Message) -> None:
@@ -361,6 +369,9 @@ class _Desk:
             case {"kind": "swept", "runner": str(runner)}:
                 self._swept.append(runner)
                 self._renew_at = 0.0
+            case {"kind": "pace", "pauses": bool(pauses)}:
+                self._pauses = pauses
+                self._rests_until = 0.0
             case {"kind": "drain"}:
                 self._draining = True
                 self._credits = 0

@@ -49,7 +49,7 @@ class DatabaseQueue:
     def __init__(
         self, environment: dict[str, Any], arguments: dict[str, Any], runner: Runner
     ) -> None:
-        """`arguments`: lease (s), queues (list) and rules (fields of LimitRules)."""
+        """`arguments`: lease (s), queues, rules (of LimitRules) and reclaim_pids."""
         execution.set_up(environment)
         _silence_model_signals()
         from background_task import books, claims, leases
@@ -63,6 +63,7 @@ class DatabaseQueue:
         self._lease: float = arguments["lease"]
         self._queues: list[str] = arguments["queues"]
         self._rules = LimitRules(**arguments["rules"])
+        self._reclaim_pids: bool = arguments["reclaim_pids"]
         self._news: list[dict[str, Any]] = []
         self._alias = router.db_for_write(Task)
         self._connection = connections[self._alias]
@@ -77,6 +78,9 @@ class DatabaseQueue:
                 if is_passing(self._connection, error):
                     raise
                 raise QueueUnusable(migrate_text(self._alias, error)) from error
+            if register and self._reclaim_pids:
+                self._claims.reclaim_pids()
+                self._reclaim_pids = False  # once: others may lock by a pid later
             if register:
                 self._leases.register(
                     self._runner.id,

@@ -20,7 +20,7 @@ MARK = "BACKGROUND_TASK_RUNNER"
 TITLE = "background_task:"
 
 _LINUX = sys.platform == "linux"
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def place() -> str:
@@ -95,6 +95,12 @@ def adopt_orphans(yes: bool = True) -> None:
     """Become the parent of what our descendants leave behind, or cease to be."""
     if _LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0)
+
+
+def signal_at_parents_death(number: int) -> None:
+    """Have this process sent a signal when the one that started it is gone."""
+    if _LINUX:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def handle(pid: int) -> int | None:

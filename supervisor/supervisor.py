@@ -38,6 +38,8 @@ logger = logging.getLogger("background_task.supervisor")
 EX_FAILED, EX_UNWRITTEN = 1, 75
 
 _DRAIN = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+# Are there pauses between claims?
+_PACE: dict[int, bool] = {signal.SIGUSR1: False, signal.SIGUSR2: True}
 _NEVER = math.inf
 _LAST_RECORD = 5.0  # seconds for what is still to be written at the end
 _PING_EVERY, _PING_TIMEOUT = 2.0, 10.0
@@ -59,6 +61,7 @@ class Supervisor:
         self.tries = Tries()  # claimed, and not yet recorded
         self._tasks: dict[str, Any] | None = None  # what the project can run
         self._credits = 0  # jobs that the bookkeeper may still claim for us
+        self._pauses = False  # between claims
         self._dry = False  # the last look found nothing due
         self.failure = ""  # why the exit status is not 0
         self._clearing = False  # the launcher is gone; its tasks may not be
@@ -160,6 +163,7 @@ class Supervisor:
                 tasks=self._tasks,
                 announce=self.announcer is not None,
             )
+            self.bookkeeper.channel.send("pace", pauses=self._pauses)
             if self.stopping is not None:
                 self.bookkeeper.channel.send("drain")
 
@@ -219,8 +223,17 @@ class Supervisor:
                 self._drain(signal.Signals(number).name)
             elif number == signal.SIGTSTP:
                 self._stop_at(_NEVER, "SIGTSTP: claiming no more, waiting")
+            elif number in _PACE:
+                self._set_pace(number)
         if clock.now() >= self._duration_ends():
             self._stop_at(_NEVER, f"--duration {self.options.duration:g} s is over")
+
+    def _set_pace(self, number: int) -> None:
+        self._pauses = _PACE[number]
+        pause = "pausing" if self._pauses else "no pause"
+        logger.info("%s: %s between claims", signal.Signals(number).name, pause)
+        if self.bookkeeper.up:
+            self.bookkeeper.channel.send("pace", pauses=self._pauses)
 
     def _drain(self, signal_name: str) -> None:
         """Stop after the drain time; kill at once when that was asked for already."""
@@ -499,7 +512,7 @@ class Supervisor:
 
 def _heeded() -> list[signal.Signals]:
     """The signals that the loop hears; not SIGHUP under nohup, which ignores it."""
-    heeded = [*_DRAIN, signal.SIGTSTP, signal.SIGCHLD]
+    heeded = [*_DRAIN, signal.SIGTSTP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2]
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         heeded.remove(signal.SIGHUP)
     return heeded

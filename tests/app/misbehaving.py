@@ -83,6 +83,14 @@ def os_exit(code):
 
 
 @background
+def talk():
+    print("out, one ", end="", flush=True)
+    print("line", flush=True)
+    print("err, another line", file=sys.stderr)
+    print("no end of line", end="")
+
+
+@background
 def segfault():
     ctypes.string_at(0)
 

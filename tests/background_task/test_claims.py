@@ -6,7 +6,7 @@ from contextlib import closing
 from datetime import timedelta
 
 from django.db import OperationalError, connection, connections, transaction
-from django.test import TransactionTestCase, override_settings
+from django.test import TestCase, TransactionTestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -263,3 +263,26 @@ class ConcurrentClaimTests(TransactionTestCase):
             thread.join(30)
 
         self.assertEqual([task.params()[0] for task in claimed], [["second"]])
+
+
+class ReclaimPidsTests(TestCase):
+    def test_only_what_a_bare_pid_has_locked_is_unlocked(self):
+        by_pid = make_task("app.tasks.by_pid", attempts=3).lock("4711")
+        by_runner = make_task("app.tasks.by_runner").lock("0f4711")
+        by_nobody = make_task("app.tasks.by_nobody")
+
+        with self.assertLogs("background_task.tasks", "WARNING") as logs:
+            self.assertEqual(claims.reclaim_pids(), 1)
+
+        self.assertIn("locked by a bare pid: 1", logs.output[0])
+        now = Task.objects.in_bulk()
+        self.assertEqual(
+            (
+                now[by_pid.pk].locked_by,
+                now[by_pid.pk].locked_at,
+                now[by_pid.pk].attempts,
+            ),
+            (None, None, 3),
+        )
+        self.assertEqual(now[by_runner.pk].locked_by, "0f4711")
+        self.assertIsNone(now[by_nobody.pk].locked_by)

@@ -1,10 +1,13 @@
 """`manage.py process_tasks`: options in, supervisor out."""
 
+import contextlib
 import logging
 import math
 import os
+import random
 import select
 import signal
+import sys
 import threading
 from dataclasses import replace
 from typing import Any
@@ -12,16 +15,18 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error, OperationalError, connections, router
 
-from background_task import __version__, claims, execution
+from background_task import __version__, claims, execution, streams
 from background_task.models import CompletedTask, Task
+from background_task.reloader import Reloader, end_with_parent
 from background_task.settings import app_settings, setting_name
 from background_task.tasks import autodiscover, tasks
+from background_task.utils import TTW_SLOW
 
 # Before anybody sets a title: setproctitle would otherwise write over the environment
 # in which other processes look for a runner's mark.
 os.environ.setdefault("SPT_NOENV", "1")
 
-from background_task.supervisor import clock
+from background_task.supervisor import clock, processes
 from background_task.supervisor.bookkeeper import Bookkeeper, Books
 from background_task.supervisor.database import is_passing, migrate_text
 from background_task.supervisor.job import Project
@@ -39,6 +44,7 @@ from background_task.supervisor.supervisor import Supervisor
 from background_task.supervisor.wakeups import Wakeups
 
 logger = logging.getLogger("background_task.tasks")
+command_logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -46,7 +52,8 @@ class Command(BaseCommand):
         "Run the tasks that are due, each in a process of its own, until told to stop. "
         "SIGTERM, SIGINT and SIGHUP: claim no more, let what runs finish for the drain "
         "time, then stop it and give it back; a second one: at once. SIGTSTP: claim no "
-        "more and wait for what runs."
+        "more and wait for what runs. SIGUSR2: pause 0.5 to 1.5 s between claims; "
+        "SIGUSR1: pause no more."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -98,6 +105,23 @@ class Command(BaseCommand):
             "and without limits",
         )
 
+        parser.add_argument(
+            "--log-std",
+            action="store_true",
+            help="log what tasks print: stdout at INFO, stderr at ERROR",
+        )
+        parser.add_argument(
+            "--dev",
+            action="store_true",
+            help="start again when the code of an installed app changes",
+        )
+        parser.add_argument(
+            "--reclaim-pids",
+            action="store_true",
+            help="unlock, at once, what a runner of 1.2.8 or an in-process runner has "
+            "locked by its bare pid; only when no such runner is left, on any host",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise CommandError(
@@ -111,11 +135,16 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
 
     def _run(self, options: dict[str, Any]) -> None:
+        end_with_parent(processes.signal_at_parents_death)
         queues = _queues(options["queue"])
         parse_count(app_settings.MAX_ATTEMPTS, setting_name("MAX_ATTEMPTS"))
         in_process = options["in_process"]
         if in_process:
             _refuse_limits(options)
+        else:
+            _options(options, _rules(options))  # refused before anything starts
+        if options["dev"]:
+            sys.exit(Reloader(self._say).run())
         why = None if in_process else _why_in_process()
         if in_process or why:
             if why:
@@ -123,6 +152,10 @@ class Command(BaseCommand):
             InProcess(options, queues).run()
             return
         self._supervise(options, queues)
+
+    def _say(self, text: str) -> None:
+        self.stderr.write(text)
+        self.stderr.flush()
 
     def _supervise(self, options: dict[str, Any], queues: list[str]) -> None:
         rules = _rules(options)
@@ -132,13 +165,14 @@ class Command(BaseCommand):
             prepare="background_task.execution:prepare",
             discover="background_task.execution:discover",
             announce="background_task.execution:announce",
-            environment=execution.environment(),
+            environment=execution.environment(log_std=options["log_std"]),
         )
         books = Books(
             queue="background_task.supervisor.database:DatabaseQueue",
             arguments={
                 "lease": settled.lease,
                 "queues": queues,
+                "reclaim_pids": options["reclaim_pids"],
                 "rules": {name: getattr(rules, name) for name in rules.__slots__},
             },
             lease=settled.lease,
@@ -159,27 +193,54 @@ class InProcess:
         self._duration = _duration(options)
         self._sleep = parse_seconds(options["sleep"], "--sleep")
         self._until_empty = options["until_empty"]
+        self._log_std = options["log_std"]
+        self._reclaim_pids = options["reclaim_pids"]
+        self._pauses = False
         self._told_of: set[str] = set()
         self._queues: list[str | None] = [*queues] or [None]
 
     def run(self) -> None:
         """Run what is due until the time is over or a signal comes."""
+        with streams.logged() if self._log_std else contextlib.nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         _check_tables()
         autodiscover()
+        if self._reclaim_pids:
+            claims.reclaim_pids()
         ends_at = clock.now() + self._duration if self._duration > 0 else None
         heeded = [signal.SIGTERM, signal.SIGINT]
-        heeded += [signal.SIGHUP, signal.SIGTSTP] if os.name == "posix" else []
+        if os.name == "posix":
+            heeded += [signal.SIGHUP, signal.SIGTSTP, signal.SIGUSR1, signal.SIGUSR2]
         with Wakeups(heeded) as wakeups:
-            while not wakeups.take() and (ends_at is None or clock.now() < ends_at):
+            while not self._told_to_stop(wakeups):
+                left = math.inf if ends_at is None else ends_at - clock.now()
+                if left <= 0:
+                    return
                 ran = [tasks.run_next_task(queue) for queue in self._queues]
                 if any(ran):
-                    continue
-                self._tell_of_unknown_names()
-                if self._until_empty:
-                    return
-                left = self._sleep if ends_at is None else ends_at - clock.now()
-                wait = max(0.0, min(self._sleep, left))
-                select.select([wakeups], [], [], wait)
+                    pause = random.uniform(*TTW_SLOW) if self._pauses else 0.0
+                else:
+                    self._tell_of_unknown_names()
+                    if self._until_empty:
+                        return
+                    command_logger.debug("waiting for tasks")
+                    pause = self._sleep
+                select.select([wakeups], [], [], max(0.0, min(pause, left)))
+
+    def _told_to_stop(self, wakeups: Wakeups) -> bool:
+        """Take in which signals have come: two of them change the pace only."""
+        stop = False
+        for number in wakeups.take():
+            match signal.Signals(number).name:
+                case "SIGUSR1":
+                    self._pauses = False
+                case "SIGUSR2":
+                    self._pauses = True
+                case _:
+                    stop = True
+        return stop
 
     def _tell_of_unknown_names(self) -> None:
         """Warn, once for each, of due tasks that nobody here can run."""
