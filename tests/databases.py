@@ -20,10 +20,8 @@ def settings_from_url(url: str) -> dict[str, Any]:
     settings: dict[str, Any] = {"ENGINE": ENGINES[parts.scheme]}
     if parts.scheme == "sqlite":
         # A file, since a child process cannot see an in-memory database.
-        folder = os.environ.setdefault(
-            "TEST_FOLDER", tempfile.mkdtemp(prefix="background-task-tests-")
-        )
-        name = os.path.join(folder, "test.sqlite3")
+        folder = os.environ.get("TEST_FOLDER", tempfile.gettempdir())
+        name = os.path.join(folder, "background_task.sqlite3")
         return settings | {"NAME": name, "TEST": {"NAME": name}}
     options = dict(parse_qsl(parts.query))
     settings |= {
