@@ -14,7 +14,6 @@ from django.db import (
     Error,
     InterfaceError,
     OperationalError,
-    close_old_connections,
     connections,
     models,
     router,
@@ -184,7 +183,7 @@ class DBTaskRunner:
             return self._claim_next(tasks, queue)
         except OperationalError:
             logger.warning("Failed to retrieve tasks. Database unreachable.")
-            close_old_connections()  # else a broken one is kept, and the outage with it
+            _forget_broken_connections()
             return None
 
     def run_task(self, tasks: "Tasks", task: Task) -> None:
@@ -516,6 +515,13 @@ def _roll_back() -> None:
             connection.rollback()
         except Error:  # the server has gone; a new connection may find it
             connection.close()
+
+
+def _forget_broken_connections() -> None:
+    """Have the next query connect again, or an outage would outlast its cause."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
 
 
 tasks = Tasks()
