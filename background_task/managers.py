@@ -65,6 +65,15 @@ def _check_number(task: "Task", name: str, database: str) -> None:
         )
 
 
+def _check_moment(task: "Task", name: str) -> None:
+    """Make a datetime of a text or a date; raise ValueError for what is no moment."""
+    value = getattr(task, name)
+    try:
+        setattr(task, name, _field(task, name).to_python(value))
+    except (TypeError, ValueError, ValidationError) as error:
+        raise ValueError(f"{name} is {value!r}: it must be a datetime") from error
+
+
 def _check_creator(task: "Task", creator: models.Model, database: str) -> None:
     """Raise ValueError if the creator could not be found again by what is stored."""
     field = _field(task, "creator_object_id")
@@ -195,6 +204,8 @@ class TaskManager(_TaskManager["Task"]):
             _check_text(task, name)
         for name in ("priority", "repeat"):
             _check_number(task, name, database)
+        for name in ("run_at", "repeat_until"):
+            _check_moment(task, name)
         if creator is not None and creator.pk is not None:  # else save() refuses it
             _check_creator(task, creator, database)
 
