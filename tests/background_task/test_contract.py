@@ -8,13 +8,12 @@ from io import StringIO
 from unittest import mock
 
 from django.apps import apps
-from django.conf import settings
 from django.contrib import admin
 from django.core.management import call_command
 from django.db import connection, models
 from django.db.utils import OperationalError
 from django.dispatch import Signal
-from django.test import SimpleTestCase, TestCase, override_settings
+from django.test import SimpleTestCase, TestCase
 
 from background_task import __version__, background, signals
 from background_task.exceptions import BackgroundTaskError, InvalidTaskError
@@ -250,11 +249,18 @@ class ModelTests(TestCase):
     def test_the_manager_is_of_the_named_class(self):
         self.assertIsInstance(Task.objects, TaskManager)
 
-    def test_no_check_complains_of_the_ids(self):
-        with override_settings():
-            del settings.DEFAULT_AUTO_FIELD
+    def test_a_project_that_sets_nothing_hears_no_complaint_of_the_ids(self):
+        code = (
+            "import django, sys\n"
+            "from django.conf import settings\n"
+            "from django.core.checks import run_checks\n"
+            "apps = ['django.contrib.contenttypes', 'background_task']\n"
+            "settings.configure(INSTALLED_APPS=apps)\n"
+            "django.setup()\n"
+            "sys.exit(run_checks() or None)\n"
+        )
 
-            self.assertEqual(Task.check() + CompletedTask.check(), [])
+        subprocess.run([sys.executable, "-c", code], check=True)
 
     def test_the_first_migration_makes_the_indexes_that_upstreams_made(self):
         if connection.vendor != "postgresql":
