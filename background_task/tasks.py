@@ -153,7 +153,8 @@ class DBTaskRunner:
     ) -> Task | None:
         """Save a task and return it, or None if `action` found one that waits.
 
-        Sends `task_created`.
+        Sends `task_created`. Raises ValueError or TypeError, before anything is written
+        or removed, for what could not be stored.
         """
         # What is removed must not be missing if its successor can't be saved.
         together = transaction.atomic(using=router.db_for_write(Task))
