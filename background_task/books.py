@@ -1,4 +1,4 @@
-"""How a try enters the books: succeed, fail, release; one transaction each.
+"""How a try enters the books: succeed, fail, release, abandon; one transaction each.
 
 A try is named by its claim: the task, who locked it, and when. Every write is guarded
 by it: a writer who comes late finds no such row, changes nothing and is told so. The
@@ -99,6 +99,24 @@ def release(claim: Claim) -> bool:
     # A savepoint, if a transaction is open: a refusal must not undo what else is in it.
     with transaction.atomic(using=_database()):
         return bool(_claimed(claim).update(locked_by=None, locked_at=None))
+
+
+def abandon(claim: Claim, error: str) -> bool:
+    """Mark a task as failed where it is, never to be run; return whether it was.
+
+    For a try whose end can be written in no other way, such as one whose row may not
+    be deleted or whose error the database refuses: one UPDATE, of plain ASCII.
+    """
+    text = error.replace("\x00", "\\x00").encode("ascii", "backslashreplace").decode()
+    with transaction.atomic(using=_database()):
+        marked = _claimed(claim).update(
+            failed_at=timezone.now(),
+            last_error=text,
+            attempts=F("attempts") + 1,
+            locked_by=None,
+            locked_at=None,
+        )
+    return bool(marked)
 
 
 def announce(entry: Entry) -> None:

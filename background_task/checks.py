@@ -11,6 +11,8 @@ from typing import Any
 from django.apps.config import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
+from django.db.models import DO_NOTHING, PROTECT, RESTRICT
+from django.db.models.fields.reverse_related import ForeignObjectRel
 
 from . import migrations
 from .settings import app_settings, setting_name
@@ -114,6 +116,39 @@ def check_max_run_time(
             id="background_task.E003",
         )
     ]
+
+
+@register
+def check_protected_tasks(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Warn of foreign keys that keep the row of a task from being deleted."""
+    return [
+        Warning(
+            f"{relation.field} has on_delete={relation.on_delete.__name__}, but a "
+            "task's row is deleted when the task ends: one that is pointed at can't "
+            "end well.",
+            hint="Use on_delete=SET_NULL with null=True to keep the object without "
+            "its task, or CASCADE to delete it along.",
+            id="background_task.W002",
+        )
+        for relation in _relations_to_tasks()
+        if _forbids_deletion(relation)
+    ]
+
+
+def _relations_to_tasks() -> list[Any]:
+    from .models import Task
+
+    fields = Task._meta.get_fields(include_hidden=True)
+    return [field for field in fields if isinstance(field, ForeignObjectRel)]
+
+
+def _forbids_deletion(relation: Any) -> bool:
+    if relation.on_delete is DO_NOTHING:
+        # Without a constraint the row goes, and the key points at nothing.
+        return bool(getattr(relation.field, "db_constraint", False))
+    return relation.on_delete in (PROTECT, RESTRICT)
 
 
 def _migration_files() -> list[Path]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from django.apps import apps
 from django.contrib.contenttypes.models import ContentType
-from django.db import models
+from django.core.exceptions import ValidationError
+from django.db import connections, models, router
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
@@ -23,12 +24,75 @@ def params_text(args: Any, kwargs: Any) -> str:
     Byte for byte as upstream wrote it, since `task_hash` is made of it. Raises
     TypeError for what JSON can't hold.
     """
-    return json.dumps((args or (), kwargs or {}), sort_keys=True)
+    arguments = (args or (), kwargs or {})
+    try:
+        return json.dumps(arguments, sort_keys=True)
+    except TypeError:
+        # Keys of several types have no order before all of them are text.
+        return json.dumps(json.loads(json.dumps(arguments)), sort_keys=True)
 
 
 def hash_text(task_name: str, task_params: str) -> str:
     """Return the hash by which equal tasks find one another; upstream's formula."""
     return sha1(f"{task_name}{task_params}".encode()).hexdigest()
+
+
+def _field(task: "Task", name: str) -> Any:
+    return task._meta.get_field(name)
+
+
+def _check_text(task: "Task", name: str) -> None:
+    """Raise ValueError for a text that some database would refuse, or cut."""
+    text = str(getattr(task, name) or "")
+    limit = _field(task, name).max_length
+    if len(text) > limit:
+        raise ValueError(
+            f"{name} has {len(text)} characters, and {limit} are the most that can be "
+            f"stored: shorten {text[:40]!r}..."
+        )
+
+
+def _check_number(task: "Task", name: str, database: str) -> None:
+    """Raise ValueError or TypeError for a number that the database would refuse."""
+    field = _field(task, name)
+    number = field.get_prep_value(getattr(task, name))
+    least, most = connections[database].ops.integer_field_range(
+        field.get_internal_type()
+    )
+    if number is None or not least <= number <= most:
+        raise ValueError(
+            f"{name} is {number}: it must be a whole number from {least} to {most}"
+        )
+
+
+def _check_moment(task: "Task", name: str) -> None:
+    """Make a datetime of a text or a date; raise ValueError for what is no moment."""
+    value = getattr(task, name)
+    try:
+        setattr(task, name, _field(task, name).to_python(value))
+    except (TypeError, ValueError, ValidationError) as error:
+        raise ValueError(f"{name} is {value!r}: it must be a datetime") from error
+
+
+def _check_creator(task: "Task", creator: models.Model, database: str) -> None:
+    """Raise ValueError if the creator could not be found again by what is stored."""
+    field = _field(task, "creator_object_id")
+    key, key_field = creator.pk, creator._meta.pk
+    least, most = connections[database].ops.integer_field_range(
+        field.get_internal_type()
+    )
+    try:
+        number = field.get_prep_value(key)
+        if key_field.to_python(number) == key and least <= number <= most:
+            return
+    except (TypeError, ValueError, OverflowError, ValidationError):
+        pass  # no number can be made of this key
+    raise ValueError(
+        f"{creator._meta.label} {key!r} can't be the creator of a task: its key "
+        f"({type(key_field).__name__} {key_field.name!r}) would have to be a whole "
+        f"number from {least} to {most}. Leave creator out, and pass the key to the "
+        f"function as an argument."
+    )
 
 
 def _creator_filter(creator: models.Model) -> Q:
@@ -108,13 +172,14 @@ class TaskManager(_TaskManager["Task"]):
     ) -> "Task":
         """Return a task that is not saved yet.
 
-        `repeat` is in seconds. `remove_existing_tasks` deletes, now, the tasks of the
-        same name and arguments that are not locked, whatever their queue.
+        `repeat` is in seconds. `remove_existing_tasks` deletes, now, the waiting tasks
+        of the same name and arguments, whatever their queue. Raises ValueError or
+        TypeError, and deletes nothing, for what could not be saved.
         """
+        if repeat is True:
+            raise TypeError("repeat is True: it must be seconds, such as Task.DAILY")
         task_params = params_text(args, kwargs)
         task_hash = hash_text(task_name, task_params)
-        if remove_existing_tasks:
-            self.filter(task_hash=task_hash, locked_at__isnull=True).delete()
         task: Task = self.model(
             task_name=task_name,
             task_params=task_params,
@@ -127,7 +192,22 @@ class TaskManager(_TaskManager["Task"]):
             repeat=repeat or self.model.NEVER,
             repeat_until=repeat_until,
         )
+        self._check(task, creator)
+        if remove_existing_tasks:
+            alike = self.filter(task_hash=task_hash, locked_at__isnull=True)
+            alike.exclude(failed_at__isnull=False).delete()
         return task
+
+    def _check(self, task: "Task", creator: models.Model | None) -> None:
+        database = self._db or router.db_for_write(self.model)
+        for name in ("task_name", "queue", "verbose_name"):
+            _check_text(task, name)
+        for name in ("priority", "repeat"):
+            _check_number(task, name, database)
+        for name in ("run_at", "repeat_until"):
+            _check_moment(task, name)
+        if creator is not None and creator.pk is not None:  # else save() refuses it
+            _check_creator(task, creator, database)
 
     def get_task(
         self, task_name: str, args: Any = None, kwargs: Any = None

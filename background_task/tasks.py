@@ -4,14 +4,15 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from asgiref.sync import async_to_sync
 from django.db import (
     Error,
+    InterfaceError,
     OperationalError,
     connections,
     models,
@@ -22,7 +23,7 @@ from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
 from . import books, signals
-from .exceptions import BackgroundTaskError
+from .exceptions import BackgroundTaskError, traceback_text
 from .models import Task
 from .signals import broadcast
 
@@ -152,7 +153,8 @@ class DBTaskRunner:
     ) -> Task | None:
         """Save a task and return it, or None if `action` found one that waits.
 
-        Sends `task_created`.
+        Sends `task_created`. Raises ValueError or TypeError, before anything is written
+        or removed, for what could not be stored.
         """
         # What is removed must not be missing if its successor can't be saved.
         together = transaction.atomic(using=router.db_for_write(Task))
@@ -182,6 +184,7 @@ class DBTaskRunner:
             return self._claim_next(tasks, queue)
         except OperationalError:
             logger.warning("Failed to retrieve tasks. Database unreachable.")
+            _forget_broken_connections()
             return None
 
     def run_task(self, tasks: "Tasks", task: Task) -> None:
@@ -214,7 +217,8 @@ class DBTaskRunner:
 
 def _exists(task: Task, action: int, queue: str | None) -> bool:
     """Do what `action` says to the waiting tasks like `task`; return if there are."""
-    existing = Task.objects.unlocked(timezone.now()).filter(task_hash=task.task_hash)
+    existing = Task.objects.unlocked(timezone.now())
+    existing = existing.filter(task_hash=task.task_hash, failed_at=None)
     if queue:
         existing = existing.filter(queue=queue)
     if action == TaskSchedule.RESCHEDULE_EXISTING:
@@ -464,6 +468,11 @@ def _record_success(task: Task | None) -> None:
     if task is None:
         return
     _roll_back()
+    with _abandoned_if_refused(task):
+        _complete(task)
+
+
+def _complete(task: Task) -> None:
     entry = books.succeed(books.Claim.of(task))
     if entry is None:
         logger.warning("Task %s changed hands: success not recorded", task)
@@ -481,7 +490,21 @@ def _record_failure(
         return
     logger.error("Rescheduling %s", task, exc_info=error)
     broadcast(signals.task_error, type(error), task=task)
-    task.reschedule(type(error), error, error.__traceback__)
+    with _abandoned_if_refused(task):
+        task.reschedule(type(error), error, error.__traceback__)
+
+
+@contextmanager
+def _abandoned_if_refused(task: Task) -> Iterator[None]:
+    """Abandon a task if what is written about it is refused; an outage is raised."""
+    claim = books.Claim.of(task)
+    try:
+        yield
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception as error:
+        logger.error("Abandoning %s: its end is refused", task, exc_info=error)
+        books.abandon(claim, traceback_text(error))
 
 
 def _roll_back() -> None:
@@ -493,6 +516,13 @@ def _roll_back() -> None:
             connection.rollback()
         except Error:  # the server has gone; a new connection may find it
             connection.close()
+
+
+def _forget_broken_connections() -> None:
+    """Have the next query connect again, or an outage would outlast its cause."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
 
 
 tasks = Tasks()

@@ -1,7 +1,10 @@
-from django.contrib.auth.models import User
-from django.test import TestCase
+from django.contrib import admin
+from django.contrib.auth.models import Permission, User
+from django.test import RequestFactory, TestCase
 from django.urls import reverse
 
+from background_task import books
+from background_task.admin import TaskAdmin
 from background_task.models import CompletedTask, Runner, Task
 
 from .tools import make_claimed_task, make_runner, make_task
@@ -74,6 +77,42 @@ class AdminTests(TestCase):
 
         self.assertContains(page, "priority += 1")
         self.assertContains(page, "priority -= 1")
+
+    def test_an_abandoned_task_is_to_be_seen(self):
+        task, claim = make_claimed_task("app.tasks.abandoned")
+        books.abandon(claim, "oops")
+
+        page = self.page(Task)
+
+        self.assertContains(page, "app.tasks.abandoned")
+        self.assertContains(page, "icon-yes")  # it has an error
+        address = reverse("admin:background_task_task_change", args=[task.pk])
+        self.assertContains(self.client.get(address), "oops")
+
+    def test_who_may_only_look_at_tasks_changes_no_priority(self):
+        task = make_task()
+        clerk = User.objects.create_user("clerk", is_staff=True)
+        clerk.user_permissions.add(Permission.objects.get(codename="view_task"))
+        self.client.force_login(clerk)
+
+        self.act("inc_priority", [task])
+
+        self.assertEqual(self.priorities(task), [0])
+        self.assertNotContains(self.page(Task), "priority += 1")
+
+    def test_projects_may_put_a_subclass_in_its_place(self):
+        class MyTaskAdmin(TaskAdmin):
+            list_filter = ("task_name",)
+
+        site = admin.AdminSite()
+        site.register(Task, MyTaskAdmin)
+        request = RequestFactory().get("/")
+        request.user = User(is_superuser=True, is_active=True)
+
+        actions = site._registry[Task].get_actions(request)
+
+        self.assertLessEqual({"inc_priority", "dec_priority"}, set(actions))
+        self.assertEqual(site._registry[Task].check(), [])
 
     def test_runners_are_to_be_looked_at_only(self):
         runner = make_runner()

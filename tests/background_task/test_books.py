@@ -1,7 +1,7 @@
 from datetime import timedelta
 
 from django.contrib.auth.models import User
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, models, transaction
 from django.db.models.signals import post_save
 from django.test import TestCase, TransactionTestCase, override_settings
 from django.test.utils import CaptureQueriesContext
@@ -11,7 +11,12 @@ from background_task import books
 from background_task.models import CompletedTask, Task
 from tests.app.models import Upload
 
-from .tools import make_claimed_task, make_task, receiver
+from .tools import (
+    make_claimed_task,
+    make_task,
+    model_pointing_at_tasks,
+    receiver,
+)
 
 
 class SucceedTests(TestCase):
@@ -187,6 +192,42 @@ class ReleaseTests(TestCase):
         self.assertEqual((row.attempts, row.run_at), (0, task.run_at))
 
 
+class AbandonTests(TestCase):
+    def test_the_task_stays_and_is_never_run(self):
+        task, claim = make_claimed_task(attempts=2, repeat=60)
+        before = timezone.now()
+
+        self.assertTrue(books.abandon(claim, "oops"))
+
+        row = Task.objects.failed().get()
+        self.assertEqual((row.attempts, row.last_error), (3, "oops"))
+        self.assertGreaterEqual(row.failed_at, before)
+        self.assertIsNone(row.locked_by)
+        self.assertIsNone(row.locked_at)
+        self.assertEqual(row.run_at, task.run_at)
+        self.assertFalse(Task.objects.find_available().exists())
+        self.assertEqual(CompletedTask.objects.count(), 0)
+
+    def test_it_writes_what_every_database_can_store(self):
+        _, claim = make_claimed_task()
+
+        books.abandon(claim, "zero \x00, é, 🐎, half a pair \ud800")
+
+        self.assertEqual(
+            Task.objects.get().last_error,
+            r"zero \x00, \xe9, \U0001f40e, half a pair \ud800",
+        )
+
+    def test_it_is_one_statement(self):
+        _, claim = make_claimed_task()
+
+        with CaptureQueriesContext(connection) as queries:
+            books.abandon(claim, "oops")
+
+        statements = [q["sql"] for q in queries if "SAVEPOINT" not in q["sql"]]
+        self.assertEqual(len(statements), 1, statements)
+
+
 class FenceTests(TestCase):
     """Whoever comes late changes nothing."""
 
@@ -197,6 +238,7 @@ class FenceTests(TestCase):
         self.assertIsNone(books.fail(claim, "oops"))
         self.assertIsNone(books.fail(claim, "oops", permanent=True))
         self.assertFalse(books.release(claim))
+        self.assertFalse(books.abandon(claim, "oops"))
 
         self.assertEqual(list(Task.objects.values()), before)
         self.assertEqual(CompletedTask.objects.count(), 0)
@@ -237,6 +279,44 @@ class FenceTests(TestCase):
 def refuse_repetitions(instance, **kwargs):
     if isinstance(instance, Task):
         raise RuntimeError("no repetition today")
+
+
+class PointedAtTests(TransactionTestCase):
+    """Models with a foreign key to Task."""
+
+    def test_what_lets_the_task_go_is_asked_what_to_do(self):
+        for on_delete, options, left in (
+            (models.CASCADE, {}, []),
+            (models.SET_NULL, {"null": True}, [None]),
+            (models.SET_DEFAULT, {"null": True, "default": None}, [None]),
+        ):
+            with (
+                self.subTest(on_delete),
+                model_pointing_at_tasks(on_delete, **options) as Loan,
+            ):
+                task, claim = make_claimed_task()
+                Loan.objects.create(task=task)
+
+                self.assertIsNotNone(books.succeed(claim))
+
+                self.assertEqual(
+                    list(Loan.objects.values_list("task", flat=True)), left
+                )
+
+    def test_what_keeps_the_task_has_nothing_written(self):
+        for on_delete in (models.PROTECT, models.RESTRICT, models.DO_NOTHING):
+            with self.subTest(on_delete), model_pointing_at_tasks(on_delete) as Loan:
+                task, claim = make_claimed_task(repeat=60)
+                Loan.objects.create(task=task)
+
+                with self.assertRaises(IntegrityError):
+                    books.succeed(claim)
+
+                self.assertEqual(Task.objects.get().locked_by, claim.locked_by)
+                self.assertEqual(CompletedTask.objects.count(), 0)
+                self.assertTrue(books.abandon(claim, "it is kept"))
+                Loan.objects.all().delete()
+                Task.objects.all().delete()
 
 
 class TransactionTests(TransactionTestCase):

@@ -5,9 +5,12 @@ from pathlib import Path
 from unittest import mock
 
 from django.core.checks import run_checks
-from django.test import SimpleTestCase, override_settings
+from django.db import models
+from django.test import SimpleTestCase, TransactionTestCase, override_settings
 
 from background_task import checks, migrations
+
+from .tools import model_pointing_at_tasks
 
 
 def found():
@@ -81,3 +84,23 @@ class ChecksTests(SimpleTestCase):
             message = found()["background_task.E003"]
 
         self.assertEqual(message.hint, "Set BACKGROUND_TASK_MAX_RUN_TIME = 3600.")
+
+
+class ProtectedTaskTests(TransactionTestCase):
+    def test_a_foreign_key_that_keeps_tasks_is_named(self):
+        for on_delete in (models.PROTECT, models.RESTRICT, models.DO_NOTHING):
+            with self.subTest(on_delete), model_pointing_at_tasks(on_delete):
+                message = found()["background_task.W002"]
+
+                self.assertIn("app.Loan.task", message.msg)
+                self.assertIn(f"on_delete={on_delete.__name__}", message.msg)
+                self.assertIn("SET_NULL", message.hint)
+
+    def test_a_foreign_key_that_lets_them_go_is_fine(self):
+        for on_delete, options in (
+            (models.CASCADE, {}),
+            (models.SET_NULL, {"null": True}),
+            (models.DO_NOTHING, {"db_constraint": False}),
+        ):
+            with self.subTest(on_delete), model_pointing_at_tasks(on_delete, **options):
+                self.assertEqual(found(), {})

@@ -1,9 +1,10 @@
 """The runner that runs tasks in the calling process."""
 
+import contextlib
 import os
 from datetime import timedelta
 
-from django.db import connection
+from django.db import connection, models
 from django.db.utils import OperationalError
 from django.test import TestCase, TransactionTestCase, override_settings
 from django.utils import timezone
@@ -15,7 +16,7 @@ from background_task.tasks import Tasks, bg_runner
 from background_task.tasks import tasks as global_tasks
 from tests.app import tasks as app_tasks
 
-from .tools import heard, make_task, receiver
+from .tools import heard, make_task, model_pointing_at_tasks, receiver
 
 TASKS = "background_task.tasks"
 MODELS = "background_task.models"
@@ -216,6 +217,49 @@ class RunNextTaskTests(InProcessTestCase):
         self.assertTrue(global_tasks.run_next_task())
 
         self.assertEqual(app_tasks.ran, [(("hello",), {})])
+
+
+class ClosureTests(InProcessTestCase):
+    """Functions run in the calling process: a test's own lists see it."""
+
+    def test_a_class_of_errors_keeps_its_meaning(self):
+        class NotToday(InvalidTaskError):
+            pass
+
+        @self.tasks.background(name="invalid")
+        def invalid():
+            raise NotToday("never")
+
+        invalid()
+        with heard() as calls, self.assertLogs("background_task"):
+            self.tasks.run_next_task()
+
+        self.assertEqual(calls[1][:2], ("task_error", NotToday))
+        self.assertEqual(calls[2][0], "task_failed")
+        self.assertIn("NotToday: never", CompletedTask.objects.get().last_error)
+
+    @override_settings(USE_TZ=False)
+    def test_without_time_zones(self):
+        self.job(1, repeat=60)
+        self.failing()
+
+        with self.assertLogs("background_task"):
+            while self.tasks.run_next_task():
+                pass
+
+        self.assertEqual(self.ran, [((1,), {})])
+        self.assertEqual(CompletedTask.objects.succeeded(timedelta(hours=1)).count(), 1)
+        self.assertEqual(Task.objects.count(), 2)
+
+    def test_a_queue_of_its_own_can_be_run(self):
+        ran = []
+        job = self.tasks.background(name="queued", queue="q")(ran.append)
+        job(1)
+        job(1, queue="other")
+
+        self.tasks.run_task("queued", [1])
+
+        self.assertEqual(Task.objects.get().queue, "other")
 
 
 class SignalTests(InProcessTestCase):
@@ -446,6 +490,73 @@ class GetTaskToRunTests(InProcessTestCase):
         self.assertEqual(task, tasks[6])
 
 
+class PointedAtTests(TransactionTestCase):
+    """A model whose foreign key keeps the row of a task from being deleted."""
+
+    def run_pointed_at(self, function, on_delete=models.PROTECT, **options):
+        tasks = Tasks()
+        tasks.background(name="job")(function)
+        with model_pointing_at_tasks(on_delete, **options) as Loan:
+            Loan.objects.create(task=tasks.get("job")(repeat=60))
+            with self.assertLogs(TASKS) as logs:
+                self.assertTrue(tasks.run_next_task())
+                self.assertFalse(tasks.run_next_task())
+            return logs.output
+
+    def test_a_success_that_is_refused_is_marked_as_failed_and_not_run_again(self):
+        for on_delete, error in (
+            (models.PROTECT, "ProtectedError"),
+            (models.RESTRICT, "RestrictedError"),
+            (models.DO_NOTHING, "IntegrityError"),
+        ):
+            with self.subTest(on_delete):
+                output = self.run_pointed_at(lambda: None, on_delete)
+
+                self.assertIn("Abandoning job: its end is refused", output[-1])
+                task = Task.objects.failed().get()
+                self.assertEqual((task.attempts, task.locked_by), (1, None))
+                self.assertIn(error, task.last_error)
+                self.assertEqual(CompletedTask.objects.count(), 0)
+                task.delete()
+
+    @override_settings(MAX_ATTEMPTS=1)
+    def test_a_final_failure_that_is_refused_too(self):
+        with self.assertLogs(MODELS):
+            self.run_pointed_at(lambda: 1 / 0)
+
+        last_error = Task.objects.failed().get().last_error
+        self.assertIn("ProtectedError", last_error)
+
+    def test_what_lets_the_task_go_is_completed(self):
+        for on_delete, options in (
+            (models.CASCADE, {}),
+            (models.SET_NULL, {"null": True}),
+        ):
+            with self.subTest(on_delete):
+                self.run_pointed_at(lambda: None, on_delete, **options)
+
+                CompletedTask.objects.succeeded().get().delete()
+                Task.objects.get().delete()  # its repetition
+
+    def test_an_outage_is_no_refusal(self):
+        def refuse(execute, sql, params, many, context):
+            if "INSERT" in sql:
+                raise OperationalError("server gone")
+            return execute(sql, params, many, context)
+
+        tasks = Tasks()
+        tasks.background(name="job")(lambda: None)()
+
+        with (
+            connection.execute_wrapper(refuse),
+            self.assertRaisesMessage(OperationalError, "server gone"),
+        ):
+            tasks.run_next_task()
+
+        task = Task.objects.get()
+        self.assertEqual((task.failed_at, task.locked_by), (None, str(os.getpid())))
+
+
 class BrokenConnectionTests(TransactionTestCase):
     """What a task does to its connection does not spoil the recording."""
 
@@ -473,13 +584,30 @@ class BrokenConnectionTests(TransactionTestCase):
         self.assertEqual(CompletedTask.objects.count(), 1)
 
     def test_a_connection_that_is_gone(self):
+        self.run_sql(self.suicide())
+
+        self.assertEqual(Task.objects.get().attempts, 1)
+
+    def test_a_connection_that_went_while_nothing_was_due_is_replaced(self):
+        ran = []
+        tasks = Tasks()
+        job = tasks.background(name="job")(ran.append)
+        job(1)
+        with connection.cursor() as cursor, contextlib.suppress(OperationalError):
+            cursor.execute(self.suicide())
+        connection.errors_occurred = False  # as if another had killed it
+
+        with self.assertLogs(TASKS, "WARNING"):
+            self.assertFalse(tasks.run_next_task())
+        self.assertTrue(tasks.run_next_task())
+
+        self.assertEqual(ran, [1])
+
+    def suicide(self):
         statements = {
             "mysql": "KILL CONNECTION_ID()",
             "postgresql": "SELECT pg_terminate_backend(pg_backend_pid())",
         }
         if connection.vendor not in statements:
             self.skipTest("no server that could go away")
-
-        self.run_sql(statements[connection.vendor])
-
-        self.assertEqual(Task.objects.get().attempts, 1)
+        return statements[connection.vendor]

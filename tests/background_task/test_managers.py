@@ -58,6 +58,38 @@ class NewTaskTests(TestCase):
         with self.assertRaises(TypeError):
             Task.objects.new_task("mytask", (object(),))
 
+    def test_keys_of_several_types_are_accepted(self):
+        mixed = Task.objects.new_task("mytask", (), {"a": {1: "x", "b": None, None: 2}})
+        text = Task.objects.new_task(
+            "mytask", (), {"a": {"1": "x", "b": None, "null": 2}}
+        )
+
+        self.assertEqual(mixed.params(), text.params())
+        self.assertEqual(mixed.task_hash, text.task_hash)
+
+    def test_keys_that_are_numbers_keep_upstreams_order(self):
+        task = Task.objects.new_task("mytask", ({10: "x", 9: "y"},))
+
+        self.assertEqual(task.task_params, '[[{"9": "y", "10": "x"}], {}]')
+
+    def test_numbers_that_json_does_not_know_come_back(self):
+        task = make_task("mytask", (float("inf"), float("nan")))
+
+        self.assertEqual(task.task_params, "[[Infinity, NaN], {}]")
+        self.assertEqual(repr(task.params()[0]), "[inf, nan]")
+
+    def test_arguments_of_a_megabyte(self):
+        task = make_task("mytask", ("ü" * 200_000,))
+
+        self.assertEqual(Task.objects.get(pk=task.pk).params()[0], ["ü" * 200_000])
+
+    def test_removing_existing_tasks_spares_abandoned_ones(self):
+        abandoned = make_task("mytask", (1,), failed_at=timezone.now())
+
+        Task.objects.new_task("mytask", (1,), remove_existing_tasks=True)
+
+        self.assertEqual(Task.objects.get(), abandoned)
+
     def test_removing_existing_tasks_spares_locked_and_other_ones(self):
         make_task("mytask", (1,), queue="elsewhere")
         locked, _ = make_claimed_task("mytask", (1,))
@@ -76,6 +108,11 @@ class NewTaskTests(TestCase):
         self.assertEqual(deleted, (1, {"background_task.Task": 1}))
         self.assertEqual(Task.objects.count(), 1)
 
+    def test_dropping_takes_running_tasks_too(self):
+        make_claimed_task("mytask", (1,))
+
+        self.assertEqual(Task.objects.drop_task("mytask", (1,))[0], 1)
+
 
 class AvailableTests(TestCase):
     def test_the_highest_priority_comes_first_and_then_the_earliest(self):
@@ -88,6 +125,8 @@ class AvailableTests(TestCase):
         available = Task.objects.find_available()
 
         self.assertSequenceEqual(available, [urgent, early, late, lowly])
+        self.assertEqual((available.first(), available[0]), (urgent, urgent))
+        self.assertEqual(available.count(), 4)
 
     @override_settings(BACKGROUND_TASK_PRIORITY_ORDERING="ASC")
     def test_the_lowest_number_comes_first_in_niceness_order(self):

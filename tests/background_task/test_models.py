@@ -6,7 +6,7 @@ from datetime import timedelta
 from django.test import TestCase, override_settings
 from django.utils import timezone
 
-from background_task.models import CompletedTask, Task
+from background_task.models import CompletedTask, Task, _is_running
 
 from .tools import make_claimed_task, make_runner, make_task
 
@@ -106,12 +106,63 @@ class LockedByPidRunningTests(TestCase):
             with self.subTest(name):
                 self.assertIs(Task(locked_by=name).locked_by_pid_running(), False)
 
+    def test_a_process_of_somebody_else(self):
+        if os.name != "posix" or os.getuid() != 0:
+            self.skipTest("only root can be somebody else")
+        nobody = 65534
+
+        os.setresuid(nobody, nobody, 0)
+        try:
+            running = _is_running("1")
+        finally:
+            os.setresuid(0, 0, 0)
+
+        self.assertIs(running, True)
+
     def test_a_runner_by_its_lease(self):
         make_runner("alive")
         make_runner("lapsed", trusted_for=-timedelta(seconds=1))
 
         self.assertIs(Task(locked_by="alive").locked_by_pid_running(), True)
         self.assertIs(CompletedTask(locked_by="lapsed").locked_by_pid_running(), False)
+
+
+class RepetitionTests(TestCase):
+    def test_a_task_that_does_not_repeat_has_none(self):
+        self.assertIsNone(make_task().create_repetition())
+
+    def test_a_chain_that_is_over_has_none(self):
+        over = make_task(repeat=60, repeat_until=timezone.now())
+        would_be_over = make_task(
+            repeat=Task.DAILY, repeat_until=timezone.now() + timedelta(hours=1)
+        )
+
+        self.assertIsNone(over.create_repetition())
+        self.assertIsNone(would_be_over.create_repetition())
+        self.assertEqual(Task.objects.count(), 2)
+
+    def test_it_is_planned_from_the_planned_moment_missed_ones_left_out(self):
+        task = make_task(
+            repeat=Task.HOURLY, run_at=timezone.now() - timedelta(hours=2, minutes=30)
+        )
+
+        repetition = task.create_repetition()
+
+        self.assertEqual(repetition.run_at, task.run_at + timedelta(hours=3))
+        self.assertEqual(repetition.task_hash, task.task_hash)
+
+
+class CompletedTaskTests(TestCase):
+    def test_it_has_the_time_of_its_end_and_the_claim(self):
+        task, claim = make_claimed_task(run_at=timezone.now() - timedelta(days=1))
+        before = timezone.now()
+
+        completed = task.create_completed_task()
+
+        self.assertGreaterEqual(completed.run_at, before)
+        self.assertEqual((completed.locked_by, completed.locked_at), claim[1:])
+        self.assertIsNone(completed.failed_at)
+        self.assertTrue(Task.objects.filter(pk=task.pk).exists())
 
 
 class RescheduleTests(TestCase):

@@ -1,4 +1,5 @@
 import functools
+import subprocess
 import sys
 import tempfile
 import types
@@ -55,6 +56,8 @@ class DecoratorTests(SimpleTestCase):
 
     def test_upstreams_positional_arguments(self):
         proxy = self.tasks.background("a", 60, "q", True)(job)
+
+        self.assertIs(proxy.runner, self.tasks._runner)
 
         self.assertEqual(repr(proxy.schedule), "TaskSchedule(run_at=60, priority=None)")
         self.assertEqual((proxy.queue, proxy.remove_existing_tasks), ("q", True))
@@ -189,6 +192,22 @@ class AutodiscoverTests(SimpleTestCase):
             self.assertRaisesRegex(ImportError, "a_library_that_is_not_there"),
         ):
             autodiscover()
+
+
+class WorkerNameTests(SimpleTestCase):
+    def test_it_is_the_pid_after_a_fork_too(self):
+        code = (
+            "import os, django; django.setup()\n"
+            "from background_task.tasks import tasks\n"
+            "before = tasks._runner.worker_name\n"
+            "assert before == str(os.getpid())\n"
+            "if pid := os.fork():\n"
+            "    os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+            "after = tasks._runner.worker_name\n"
+            "os._exit(after == before or after != str(os.getpid()))\n"
+        )
+
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 class PackageTests(TestCase):

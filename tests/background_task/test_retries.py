@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from django.test import SimpleTestCase, override_settings
 
@@ -13,6 +14,11 @@ class BackoffTests(SimpleTestCase):
         waits = [backoff(attempts).total_seconds() for attempts in (1, 2, 3, 4, 24)]
 
         self.assertEqual(waits, [6, 21, 86, 261, 331_781])
+
+    def test_the_default_attempts_are_spread_over_three_weeks(self):
+        together = sum((backoff(attempts) for attempts in range(1, 25)), timedelta())
+
+        self.assertAlmostEqual(together / timedelta(days=1), 20.4, places=1)
 
     @override_settings(BACKOFF_MULTIPLIER=2)
     def test_the_exponent_can_be_set(self):
@@ -69,6 +75,14 @@ class NextOccurrenceTests(SimpleTestCase):
     def test_the_chain_ends_with_the_calendar(self):
         for seconds in (10**12, 10**18):
             self.assertIsNone(next_occurrence(NOON, seconds, NOON, None))
+
+    def test_a_day_has_so_many_seconds_whatever_the_clock_on_the_wall_does(self):
+        berlin = ZoneInfo("Europe/Berlin")
+        eight = datetime(2026, 10, 24, 8, tzinfo=berlin).astimezone(UTC)
+
+        planned = next_occurrence(eight, 24 * HOUR, eight, None)
+
+        self.assertEqual(planned.astimezone(berlin).hour, 7)
 
     def test_repeat_until_itself_is_still_planned(self):
         until = NOON + timedelta(hours=1)

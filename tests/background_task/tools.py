@@ -3,6 +3,8 @@
 from contextlib import contextmanager
 from datetime import timedelta
 
+from django.apps import apps
+from django.db import connection, models
 from django.utils import timezone
 
 from background_task import signals
@@ -81,3 +83,27 @@ def receiver(signal, receive):
         yield
     finally:
         signal.disconnect(receive)
+
+
+@contextmanager
+def model_pointing_at_tasks(on_delete, **options):
+    """Give a model with a foreign key to Task, and its table, meanwhile."""
+
+    class Loan(models.Model):
+        task = models.ForeignKey(Task, on_delete, related_name="+", **options)
+
+        class Meta:
+            app_label = "app"
+
+        def __str__(self):
+            return f"of {self.task}"
+
+    try:
+        with connection.schema_editor() as editor:
+            editor.create_model(Loan)
+        yield Loan
+    finally:
+        with connection.schema_editor() as editor:
+            editor.delete_model(Loan)
+        apps.all_models["app"].pop("loan")
+        apps.clear_cache()
