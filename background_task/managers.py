@@ -37,64 +37,6 @@ def hash_text(task_name: str, task_params: str) -> str:
     return sha1(f"{task_name}{task_params}".encode()).hexdigest()
 
 
-def _field(task: "Task", name: str) -> Any:
-    return task._meta.get_field(name)
-
-
-def _check_text(task: "Task", name: str) -> None:
-    """Raise ValueError for a text that some database would refuse, or cut."""
-    text = str(getattr(task, name) or "")
-    limit = _field(task, name).max_length
-    if len(text) > limit:
-        raise ValueError(
-            f"{name} has {len(text)} characters, and {limit} are the most that can be "
-            f"stored: shorten {text[:40]!r}..."
-        )
-
-
-def _check_number(task: "Task", name: str, database: str) -> None:
-    """Raise ValueError or TypeError for a number that the database would refuse."""
-    field = _field(task, name)
-    number = field.get_prep_value(getattr(task, name))
-    least, most = connections[database].ops.integer_field_range(
-        field.get_internal_type()
-    )
-    if number is None or not least <= number <= most:
-        raise ValueError(
-            f"{name} is {number}: it must be a whole number from {least} to {most}"
-        )
-
-
-def _check_moment(task: "Task", name: str) -> None:
-    """Make a datetime of a text or a date; raise ValueError for what is no moment."""
-    value = getattr(task, name)
-    try:
-        setattr(task, name, _field(task, name).to_python(value))
-    except (TypeError, ValueError, ValidationError) as error:
-        raise ValueError(f"{name} is {value!r}: it must be a datetime") from error
-
-
-def _check_creator(task: "Task", creator: models.Model, database: str) -> None:
-    """Raise ValueError if the creator could not be found again by what is stored."""
-    field = _field(task, "creator_object_id")
-    key, key_field = creator.pk, creator._meta.pk
-    least, most = connections[database].ops.integer_field_range(
-        field.get_internal_type()
-    )
-    try:
-        number = field.get_prep_value(key)
-        if key_field.to_python(number) == key and least <= number <= most:
-            return
-    except (TypeError, ValueError, OverflowError, ValidationError):
-        pass  # no number can be made of this key
-    raise ValueError(
-        f"{creator._meta.label} {key!r} can't be the creator of a task: its key "
-        f"({type(key_field).__name__} {key_field.name!r}) would have to be a whole "
-        f"number from {least} to {most}. Leave creator out, and pass the key to the "
-        f"function as an argument."
-    )
-
-
 def _creator_filter(creator: models.Model) -> Q:
     content_type = ContentType.objects.get_for_model(creator)
     return Q(creator_content_type=content_type, creator_object_id=creator.pk)
@@ -244,3 +186,61 @@ class CompletedTaskQuerySet(models.QuerySet["CompletedTask"]):
         if within:
             succeeded = succeeded.filter(run_at__gt=timezone.now() - within)
         return succeeded
+
+
+def _field(task: "Task", name: str) -> Any:
+    return task._meta.get_field(name)
+
+
+def _check_text(task: "Task", name: str) -> None:
+    """Raise ValueError for a text that some database would refuse, or cut."""
+    text = str(getattr(task, name) or "")
+    limit = _field(task, name).max_length
+    if len(text) > limit:
+        raise ValueError(
+            f"{name} has {len(text)} characters, and {limit} are the most that can be "
+            f"stored: shorten {text[:40]!r}..."
+        )
+
+
+def _check_number(task: "Task", name: str, database: str) -> None:
+    """Raise ValueError or TypeError for a number that the database would refuse."""
+    field = _field(task, name)
+    number = field.get_prep_value(getattr(task, name))
+    least, most = connections[database].ops.integer_field_range(
+        field.get_internal_type()
+    )
+    if number is None or not least <= number <= most:
+        raise ValueError(
+            f"{name} is {number}: it must be a whole number from {least} to {most}"
+        )
+
+
+def _check_moment(task: "Task", name: str) -> None:
+    """Make a datetime of a text or a date; raise ValueError for what is no moment."""
+    value = getattr(task, name)
+    try:
+        setattr(task, name, _field(task, name).to_python(value))
+    except (TypeError, ValueError, ValidationError) as error:
+        raise ValueError(f"{name} is {value!r}: it must be a datetime") from error
+
+
+def _check_creator(task: "Task", creator: models.Model, database: str) -> None:
+    """Raise ValueError if the creator could not be found again by what is stored."""
+    field = _field(task, "creator_object_id")
+    key, key_field = creator.pk, creator._meta.pk
+    least, most = connections[database].ops.integer_field_range(
+        field.get_internal_type()
+    )
+    try:
+        number = field.get_prep_value(key)
+        if key_field.to_python(number) == key and least <= number <= most:
+            return
+    except (TypeError, ValueError, OverflowError, ValidationError):
+        pass  # no number can be made of this key
+    raise ValueError(
+        f"{creator._meta.label} {key!r} can't be the creator of a task: its key "
+        f"({type(key_field).__name__} {key_field.name!r}) would have to be a whole "
+        f"number from {least} to {most}. Leave creator out, and pass the key to the "
+        f"function as an argument."
+    )

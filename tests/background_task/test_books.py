@@ -318,6 +318,21 @@ class PointedAtTests(TransactionTestCase):
                 Loan.objects.all().delete()
                 Task.objects.all().delete()
 
+    def test_one_that_is_abandoned_spoils_no_other_of_the_same_transaction(self):
+        with model_pointing_at_tasks(models.PROTECT) as Loan:
+            kept, claim = make_claimed_task()
+            Loan.objects.create(task=kept)
+            _, other = make_claimed_task()
+
+            with transaction.atomic():
+                with self.assertRaises(models.ProtectedError):
+                    books.succeed(claim)
+                self.assertTrue(books.abandon(claim, "it is kept"))
+                books.succeed(other)
+
+            self.assertEqual(Task.objects.failed().get(), kept)
+            self.assertEqual(CompletedTask.objects.count(), 1)
+
 
 class TransactionTests(TransactionTestCase):
     def test_nothing_is_written_if_the_whole_cannot_be(self):
