@@ -24,7 +24,15 @@ from .aide import Aide
 from .channel import Channel, Message
 from .job import Project
 from .logrelay import LogRelay
-from .outcome import Failed, Lost, Outcome, Released, from_message, to_message
+from .outcome import (
+    Failed,
+    Lost,
+    Outcome,
+    Released,
+    Succeeded,
+    from_message,
+    to_message,
+)
 from .processes import TITLE
 from .queue import Queue, QueueUnavailable, QueueUnusable, Runner
 
@@ -118,6 +126,7 @@ class _Desk:
         self._held: set[str] = set()
         self._ended: dict[str, Outcome] = {}
         self._let_go: set[str] = set()
+        self._refused: dict[str, tuple[Outcome, str]] = {}  # what end, and why
         self._swept: list[str] = []
         self._told_of: set[str] = set()
         self._names_at = 0.0
@@ -166,33 +175,65 @@ class _Desk:
         with self._queue.transaction():
             if not self._queue.renew():
                 raise _Fenced
-            settled = self._compare() if self._briefed else []
         self._renew_at = sent + self._books.lease / 3
         self._channel.send("lease", sent_at=sent)
+        if self._briefed:
+            self._compare()
+
+    def _compare(self) -> None:
+        """Settle the rows that are locked by this runner and that nobody works on.
+
+        A claim of an earlier bookkeeper that the supervisor never read did not start:
+        it is released. One whose end was refused is settled in another way. What can't
+        be settled now is left to the next renewal.
+        """
+        for claim in self._queue.held() - self._held:
+            self._record_alone(claim, Released("claimed, and never started"))
+        settled = [claim for claim in sorted(self._let_go) if self._settled(claim)]
         if settled:
             self._let_go.difference_update(settled)
             self._held.difference_update(settled)
             self._tell(recorded=settled)
 
-    def _compare(self) -> list[str]:
-        """Settle the rows that are locked by this runner and that nobody works on.
+    def _settled(self, claim: str) -> bool:
+        """Have done with a try whose end was refused, so that nobody holds it for ever.
 
-        A claim of an earlier bookkeeper that the supervisor never read did not start:
-        it is released. One whose end could not be recorded is lost. Returns the latter.
+        It is lost. If that is refused too, or if it succeeded and must not run again
+        for it, its task is abandoned.
         """
-        settled = set(self._let_go)
-        for claim in self._queue.held() - (self._held - self._let_go):
-            outcome: Outcome = Released("claimed, and never started")
-            if claim in self._let_go:
-                outcome = Lost("its end could not be recorded")
-            try:
-                self._queue.record(claim, outcome)
-            except QueueUnavailable:
-                raise
-            except Exception:  # a poisoned row must not stop the rest: at the next one
-                logger.exception("Recording the end of %s failed", claim)
-                settled.discard(claim)
-        return sorted(settled)
+        outcome, why = self._refused.get(claim, (None, "it was refused"))
+        lost = Lost(f"its end could not be recorded: {why}")
+        text = str(lost)
+        if isinstance(outcome, Succeeded):
+            text = f"It succeeded, but that could not be recorded: {why}"
+        elif not self._record_alone(claim, lost):
+            return True
+        return not self._alone(claim, self._queue.abandon, text)
+
+    def _record_alone(self, claim: str, outcome: Outcome) -> str:
+        """Record it as it is, else with a text of plain ASCII; return why it failed."""
+        why = ""
+        for version in dict.fromkeys((outcome, _plain(outcome))):
+            why = self._alone(claim, self._queue.record, version)
+            if not why:
+                break
+        return why
+
+    def _alone(self, claim: str, write: Callable[[str, Any], None], what: Any) -> str:
+        """Write about one try alone, since a poisoned row must not stop the rest.
+
+        Return why it was refused, or nothing.
+        """
+        try:
+            with self._queue.transaction():
+                write(claim, what)
+        except QueueUnavailable:
+            raise
+        except Exception as error:
+            logger.exception("Recording the end of %s failed", claim)
+            return f"{type(error).__name__}: {error}"
+        self._refused.pop(claim, None)
+        return ""
 
     def _look_after_others(self) -> None:
         """Release what dead runners held; have the dead of this place swept first."""
@@ -276,24 +317,13 @@ class _Desk:
     def _record_one_by_one(self, ended: list[tuple[str, Outcome]]) -> None:
         """One poisoned outcome must not stop the rest."""
         for claim, outcome in ended:
-            if self._record_alone(claim, outcome):
-                self._committed([claim], [])
-            else:
+            why = self._record_alone(claim, outcome)
+            if why:
                 del self._ended[claim]
+                self._refused[claim] = outcome, why
                 self._channel.send("refused", claim=claim)
-
-    def _record_alone(self, claim: str, outcome: Outcome) -> bool:
-        """Record it as it is, else with a text of plain ASCII; say if that worked."""
-        for version in dict.fromkeys((outcome, _plain(outcome))):
-            try:
-                with self._queue.transaction():
-                    self._queue.record(claim, version)
-                return True
-            except QueueUnavailable:
-                raise
-            except Exception:
-                logger.exception("Recording the end of %s failed", claim)
-        return False
+            else:
+                self._committed([claim], [])
 
     def _found_too_few(self, *, dry: bool = True) -> None:
         """Nothing more is due: say so, and look less and less often."""

@@ -127,6 +127,10 @@ class DatabaseQueue:
         with self._translated():
             self._record(self._parse(claim), outcome)
 
+    def abandon(self, claim: str, text: str) -> None:
+        with self._translated():
+            self._books.abandon(self._parse(claim), text)
+
     def held(self) -> set[str]:
         Task, _, _ = self._models
         rows = Task.objects.using(self._alias).filter(locked_by=self._runner.id)

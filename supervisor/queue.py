@@ -52,6 +52,9 @@ class Queue(Protocol):
     def record(self, claim: str, outcome: Outcome) -> None:
         """Write a try's end; a claim that is no longer held changes nothing."""
 
+    def abandon(self, claim: str, text: str) -> None:
+        """Have a task never run again: its try's end can't be recorded otherwise."""
+
     def held(self) -> set[str]:
         """Return the claims that the queue thinks this runner holds."""
 

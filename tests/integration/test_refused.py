@@ -5,7 +5,16 @@ from django.db import connection
 from background_task.models import CompletedTask
 from tests.app import misbehaving
 
-from .tools import LifecycleTestCase, attempted, completed, note, stop, supervised
+from .tools import (
+    LifecycleTestCase,
+    completed,
+    note,
+    put,
+    row,
+    stop,
+    supervised,
+    wait_until,
+)
 
 TRIGGER = """
     CREATE TRIGGER refuse BEFORE INSERT ON background_task_completedtask
@@ -23,30 +32,36 @@ class RefusedTests(LifecycleTestCase):
         with connection.cursor() as cursor:
             cursor.execute(statement)
 
-    def test_it_is_lost_and_does_not_stop_the_others(self):
+    def test_a_success_is_not_run_again_for_it_and_does_not_stop_the_others(self):
         poisoned = misbehaving.unwind(str(self.journal), "poisoned", 0)
 
         with supervised("--workers", 2) as runner:
-            lost = attempted(poisoned, 1)
+            wait_until(lambda: row(poisoned).failed_at)
             completed(misbehaving.work(str(self.journal), "another"))
             status = stop(runner)
             output = runner.output
 
-        self.assertRegex(lost.last_error, "^Lost: its .* could not be recorded$")
+        kept = row(poisoned)
+        self.assertRegex(
+            kept.last_error, "^It succeeded, but that could not be recorded: .*refused"
+        )
+        self.assertEqual((kept.attempts, kept.locked_by), (1, None))
+        self.assertEqual(self.journal.begun().count("poisoned"), 1)
         self.assertNotIn("it is replaced", output)
         self.assertEqual(status, 0)
-        note("the database refused the success", lost)
+        note("the database refused the success", kept)
 
-    def test_one_that_cannot_even_be_given_up_does_not_stop_the_others(self):
-        misbehaving.unwind(str(self.journal), "poisoned", 0)
+    def test_a_failure_is_tried_again_and_abandoned_when_it_is_to_be_given_up(self):
+        failing = put("unwind", "no such journal/", "poisoned", 0)
 
         with supervised("--workers", 2, settings={"MAX_ATTEMPTS": 1}) as runner:
-            runner.says("Recording the end of")
-            for number in range(3):
-                completed(misbehaving.work(str(self.journal), f"another {number}"))
-            runner.signal(15)
-            runner.ended()
+            wait_until(lambda: row(failing).failed_at)
+            completed(misbehaving.work(str(self.journal), "another"))
+            self.assertEqual(stop(runner), 0)
             output = runner.output
 
-        self.assertEqual(CompletedTask.objects.count(), 3)
+        self.assertRegex(
+            row(failing).last_error, "^Lost: its end could not be recorded: .*refused"
+        )
+        self.assertEqual(CompletedTask.objects.count(), 1)
         self.assertNotIn("it is replaced", output)

@@ -25,7 +25,8 @@ class MemoryQueue:
         self.jobs = dict(enumerate(arguments["jobs"], 1))
         self.unusable = arguments.get("unusable")
         self.poisoned = arguments.get("poisoned", [])  # only Lost can be recorded
-        self.cursed = arguments.get("cursed", [])  # nothing can be recorded
+        self.cursed = arguments.get("cursed", [])  # only abandoned
+        self.doomed = arguments.get("doomed", [])  # not even that
         self.runner = runner
         self.waiting = list(self.jobs)
         self.claims = {}  # claim: its job's id and its runner
@@ -83,13 +84,20 @@ class MemoryQueue:
     def record(self, claim, outcome):
         self._catch_up()
         number, _ = self.claims.get(claim, (None, None))
-        if number in self.cursed:
+        if number in [*self.cursed, *self.doomed]:
             raise ValueError(f"Task {number} is cursed")
         if number in self.poisoned and not isinstance(outcome, Lost):
             raise ValueError(f"Task {number} is poisoned")
         if number is not None:
             says, fields = str(outcome), to_message(outcome)
             self._write(event="recorded", id=number, claim=claim, says=says, **fields)
+
+    def abandon(self, claim, text):
+        self._catch_up()
+        number, _ = self.claims[claim]
+        if number in self.doomed:
+            raise ValueError(f"Task {number} is doomed")
+        self._write(event="abandoned", id=number, claim=claim, says=text)
 
     def held(self):
         self._catch_up()
@@ -141,6 +149,8 @@ class MemoryQueue:
                 del self.claims[claim]
                 if entry["outcome"] == "Released":
                     self.waiting.append(number)
+            case {"event": "abandoned", "claim": claim}:
+                del self.claims[claim]
             case {"event": "fenced", "runner": fenced}:
                 self.fenced.add(fenced)
                 for claim, (number, runner) in list(self.claims.items()):

@@ -194,8 +194,21 @@ def test_an_outcome_that_cannot_be_recorded_is_lost_and_stops_no_other(start):
     assert [run.endings(n) for n in (1, 3, 4)] == [["Failed"]] * 3
 
 
-def test_a_job_that_cannot_even_be_lost_stops_no_other(start):
-    run = start(*[job("succeed")] * 4, workers=2, queue={"cursed": [2]})
+def test_a_job_whose_end_cannot_be_recorded_at_all_is_abandoned(start):
+    jobs = [job("succeed"), job("succeed"), job("os_exit", 3)]
+    run = start(*jobs, queue={"cursed": [2, 3]}, until_empty=True)
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["Succeeded"]
+    says = {entry["id"]: entry["says"] for entry in run.entries("abandoned")}
+    assert says == {
+        2: "It succeeded, but that could not be recorded: ValueError: Task 2 is cursed",
+        3: "Lost: its end could not be recorded: ValueError: Task 3 is cursed",
+    }
+
+
+def test_a_job_that_cannot_even_be_abandoned_stops_no_other(start):
+    run = start(*[job("succeed")] * 4, workers=2, queue={"doomed": [2]})
 
     run.wait_until(lambda: all(run.endings(n) for n in (1, 3, 4)), timeout=10)
     bookkeeper = run.pid_of("bookkeeper")
