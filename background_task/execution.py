@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import django
 from django.conf import settings
-from django.db import connections, router
+from django.db import Error, connections, router
 
 from . import exceptions, signals, streams
 
@@ -104,6 +104,19 @@ def discover() -> dict[str, Any]:
         },
         "listens": any(signal.receivers for signal in _ANNOUNCED),
     }
+
+
+def warm() -> None:
+    """Do once what every task would do first: import a driver, compile a query.
+
+    Called in a template, which keeps no connection open.
+    """
+    try:
+        _task_model().objects.using(router.db_for_write(_task_model())).first()
+    except Error:
+        logger.debug("The template starts without a database", exc_info=True)
+    finally:
+        connections.close_all()
 
 
 def execute(args: dict[str, Any], context: Context) -> None:

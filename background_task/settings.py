@@ -5,6 +5,7 @@ uses a value says what is wrong with it.
 """
 
 import multiprocessing
+import sys
 from typing import Any
 
 from django.conf import settings
@@ -87,6 +88,12 @@ class AppSettings:
     def BACKGROUND_TASK_LEASE(self) -> float:
         """Seconds for which a runner that is not heard of is trusted to be alive."""
         return getattr(settings, "BACKGROUND_TASK_LEASE", 30.0)
+
+    @property
+    def BACKGROUND_TASK_START_METHOD(self) -> str:
+        """How a task's process begins: "template" (default on Linux) or "spawn"."""
+        default = "template" if sys.platform == "linux" else "spawn"
+        return getattr(settings, "BACKGROUND_TASK_START_METHOD", default)
 
     @property
     def BACKGROUND_TASK_OVERRIDES(self) -> dict[str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What does the supervisor know of one live process, and how does it end it?"""
 
+import math
 import os
 import signal
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from .outcome import (
 
 # A tree that goes on growing after it was asked to stop is not given its grace.
 _GROWING_ON = 1.25
+# When the cheap sum is over the limit and the verdict is not, when to look again: by
+# what part of the limit the sum has grown, or after how many seconds.
+_GROWN, _WEIGH_EVERY = 0.1, 1.0
 
 _REASONS = {TimedOut: "time", OutOfMemory: "memory", Released: "release"}
 
@@ -55,6 +59,7 @@ class Child:
         self.kill_at: float | None = None
         self.gone = False
         self._pidfd: int | None = None
+        self._weighed = 0, -math.inf  # the cheap sum and when, at the last verdict
         self._stopped_at: float | None = None
         self._exitcode: int | None = None
         self._start_text = (
@@ -118,16 +123,29 @@ class Child:
             and self.pid is not None
         )
 
-    def enforce_memory(self, now: float) -> None:
-        """Ask it to stop when its tree holds too much; kill one that grows on."""
+    def enforce_memory(self, now: float, template: int | None) -> None:
+        """Ask it to stop when its tree holds too much; kill one that grows on.
+
+        `template` is the pid of the process that it was forked from, if it was.
+        """
         limits = self.job.limits
         if self.pid is None or limits.memory is None or self.gone:
             return
-        used = memory.of_tree(self.pid)
+        sum_of_all = memory.of_tree(self.pid)
+        if sum_of_all <= limits.memory or not self._is_to_be_weighed(sum_of_all, now):
+            return
+        self._weighed = sum_of_all, now
+        used = memory.own_of_tree(self.pid, template)
         if used > limits.memory:
             self.stop(OutOfMemory(used, limits.memory, limits.memory_name), now)
         if used > limits.memory * _GROWING_ON:
             self.kill()
+
+    def _is_to_be_weighed(self, sum_of_all: int, now: float) -> bool:
+        """Has the cheap sum grown, or some time gone by, since the costly look?"""
+        limit = self.job.limits.memory or 0
+        grown = sum_of_all - self._weighed[0] >= limit * _GROWN
+        return grown or now - self._weighed[1] >= _WEIGH_EVERY
 
     def stop(self, why: Outcome, now: float, kill_at: float | None = None) -> None:
         """Ask it to stop; insist after the grace, or at `kill_at` if that is sooner.

@@ -56,10 +56,33 @@ def run(end: socket.socket, project: Project) -> NoReturn:
     _begin("waiting for a task")
     channel = Channel(end)
     try:
-        _prepare(project)
+        prepare(project)
     except BaseException as error:
-        _report(channel, "unprepared", error=_text_of(error))
+        _report(channel, "unprepared", error=text_of(error))
         _leave(1)
+    _run_job(channel)
+
+
+def run_forked(end: socket.socket) -> NoReturn:
+    """Be a task's process, forked from one that is the project already."""
+    _begin("waiting for a task")
+    _run_job(Channel(end))
+
+
+def wait_forked(control: socket.socket) -> NoReturn:
+    """Be a spare: wait for the end of a task's channel, then be its process."""
+    _begin("spare")
+    launcher = Channel(control)
+    while not launcher.ended:
+        select.select([launcher], [], [])
+        for message in launcher.receive():
+            launcher.close()
+            _run_job(Channel(socket.socket(fileno=message["fds"][0])))
+    _leave(1)
+
+
+def _run_job(channel: Channel) -> NoReturn:
+    """Take a job, run it, report, leave."""
     job = _take_job(channel)
     setproctitle(f"{processes.TITLE} {job.title}")
     _leave(_Try(channel, job).run())
@@ -70,10 +93,10 @@ def discover(end: socket.socket, project: Project) -> NoReturn:
     _begin("discovery")
     channel = Channel(end)
     try:
-        _prepare(project)
-        found = _import(project.discover)() if project.discover else {}
+        prepare(project)
+        found = named(project.discover)() if project.discover else {}
     except BaseException as error:
-        _say(channel, "failed", traceback=_text_of(error))
+        _say(channel, "failed", traceback=text_of(error))
         _leave(1)
     _say(channel, "ready", found=found)
     _leave(0)
@@ -97,7 +120,7 @@ class _Try:
         signal.signal(signal.SIGTERM, self._on_term)
         _say(self._channel, "begun", at=began)
         try:
-            target = _import(self._job.target)
+            target = named(self._job.target)
             target(self._job.args, self._context)
             self._over = True
         except BaseException as error:
@@ -110,7 +133,7 @@ class _Try:
         _report(
             self._channel,
             "stopped" if self._asked_to_stop else "failed",
-            error=_text_of(error),
+            error=text_of(error),
             permanent=getattr(error, "permanent", False) is True,
         )
         return 1
@@ -133,12 +156,14 @@ def _begin(title: str) -> None:
     setproctitle(f"{processes.TITLE} {title}")
 
 
-def _prepare(project: Project) -> None:
+def prepare(project: Project) -> None:
+    """Have this process become the project."""
     if project.prepare:
-        _import(project.prepare)(project.environment)
+        named(project.prepare)(project.environment)
 
 
-def _import(dotted: str) -> Callable[..., Any]:
+def named(dotted: str) -> Callable[..., Any]:
+    """Return the function of a dotted name, "package.module:function"."""
     module, _, name = dotted.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function
@@ -167,7 +192,7 @@ def _say(channel: Channel, kind: str, **fields: Any) -> None:
         channel.flush()
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """Return the error's traceback from the user's first frame on, clean and bounded.
 
     Clean: no NUL, which PostgreSQL refuses, and no lone surrogate, which nothing can

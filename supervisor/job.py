@@ -48,5 +48,6 @@ class Project:
 
     prepare: str | None = None  # called once with the environment, before any job
     discover: str | None = None  # returns {"names": {...}, "listens": bool}
+    warm: str | None = None  # called once in a template, before it forks
     announce: str | None = None  # a job's target: its args are what queues call news
     environment: dict[str, Any] = field(default_factory=dict)

@@ -5,8 +5,8 @@ leaves behind becomes its child when the task dies. It decides nothing. When its
 supervisor is gone it kills everything and exits.
 
 This module has both sides: `Launcher` is called from the supervisor's loop, the rest
-runs in the launcher's process. Its form is the spawner: it holds nothing of the
-project and starts every task as a fresh interpreter.
+runs in the launcher's process. How a process is started is the business of its form:
+`template` forks one that has imported the project, `spawn` takes a fresh interpreter.
 """
 
 import contextlib
@@ -14,14 +14,16 @@ import os
 import select
 import signal
 import socket
-from multiprocessing.context import SpawnProcess
+from typing import Any
 
 from setproctitle import setproctitle
 
-from . import clock, entry, processes, spawning
+from . import clock, entry, processes, spawning, template
 from .aide import Aide
 from .channel import Channel, Message, pair
 from .job import Project
+from .spawner import Spawner
+from .template import Template
 from .wakeups import Wakeups
 
 _SWEEP_EVERY = 0.02  # seconds, while something that was killed is not yet dead
@@ -32,15 +34,26 @@ class Launcher(Aide):
 
     name = "launcher"
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, method: str = "spawn") -> None:
+        """`method` is `template` or `spawn`."""
         super().__init__()
         self.project = project
+        self.method = method
+        self.ready = False
+        self.grown_by = 0  # bytes, since it began to fork
+        self._forks = False
         self._asked_at: float | None = None
 
     def start(self) -> None:
         """Start the process; it answers `ready` or `failed`."""
+        self.ready, self.grown_by, self._forks = False, 0, False
         self._asked_at = None
-        self._start(launch, self.project)
+        self._start(launch, self.project, self.method)
+
+    @property
+    def template_pid(self) -> int | None:
+        """The process whose heap its children share; None: they share nothing."""
+        return self.pid if self._forks else None
 
     def start_child(self, number: int) -> socket.socket:
         """Have a child started; return our end of its channel."""
@@ -61,50 +74,88 @@ class Launcher(Aide):
 
     def receive(self) -> list[Message]:
         messages = super().receive()
-        if any(message["kind"] == "pong" for message in messages):
-            self._asked_at = None
+        for message in messages:
+            match message:
+                case {"kind": "ready", "method": method}:
+                    self.ready, self._forks = True, method == Template.method
+                case {"kind": "pong", "grown_by": int(grown_by)}:
+                    self._asked_at, self.grown_by = None, grown_by
         return messages
 
 
-def launch(end: socket.socket, project: Project) -> None:
+def launch(end: socket.socket, project: Project, method: str) -> None:
     """Be the launcher. Runs in its process."""
     spawning.begin()
-    spawning.turn_deaf()
     processes.adopt_orphans()
-    setproctitle(f"{processes.TITLE} launcher (spawn)")
-    with contextlib.closing(Channel(end)) as channel, Wakeups([signal.SIGCHLD]) as bell:
-        _Spawner(channel, project).run(bell)
+    setproctitle(f"{processes.TITLE} launcher ({method})")
+    with contextlib.closing(Channel(end)) as channel:
+        if method == Template.method:
+            _launch_from_template(channel, project)
+        else:
+            spawning.turn_deaf()
+            with Wakeups([signal.SIGCHLD]) as bell:
+                spawner = Spawner(project)
+                spawner.discover()
+                _Launch(channel, spawner).run(bell)
 
 
-class _Spawner:
-    """Starts a fresh interpreter per task."""
+def _launch_from_template(channel: Channel, project: Project) -> None:
+    """Become the project, then fork; or spawn, if its imports leave threads running."""
+    try:
+        found = template.become(project)
+    except BaseException as error:
+        channel.send("failed", traceback=entry.text_of(error))
+        _wait_for_the_end(channel)
+        return
+    doubts = template.doubts(channel)
+    handlers: dict[int, Any] = {n: signal.getsignal(n) for n in spawning.OWN_SIGNALS}
+    spawning.turn_deaf()
+    form: Template | Spawner
+    with Wakeups([signal.SIGCHLD]) as bell:
+        if threads := template.threads():
+            form = Spawner(project)
+            doubts = [
+                "Tasks are spawned, not forked: the project's imports have left "
+                f"threads running ({', '.join(threads)}). Start them in the task."
+            ]
+            setproctitle(f"{processes.TITLE} launcher ({form.method})")
+        else:
+            form = Template(channel, bell, handlers)
+        channel.send("ready", found=found, method=form.method, warnings=doubts)
+        _Launch(channel, form).run(bell)
 
-    def __init__(self, channel: Channel, project: Project) -> None:
+
+def _wait_for_the_end(channel: Channel) -> None:
+    while not channel.ended:
+        select.select([channel], [channel] if channel.waiting_to_send else [], [])
+        channel.flush()
+        channel.receive()
+
+
+class _Launch:
+    """Starts, sweeps and reaps."""
+
+    def __init__(self, channel: Channel, form: Template | Spawner) -> None:
         self._channel = channel
-        self._project = project
-        self._alive: dict[int, tuple[int, SpawnProcess]] = {}  # by pid
+        self._form = form
+        self._alive: dict[int, tuple[int, Any]] = {}  # by pid: number, what it needs
         self._dead: dict[int, int] = {}  # pid to number: not yet swept
-        self._discovery: Channel | None = None
-        self._discovery_pid: int | None = None
 
     def run(self, wakeups: Wakeups) -> None:
         """Serve until the supervisor is gone, then leave nothing behind."""
-        self._start_discovery()
         while not self._channel.ended:
+            self._form.work(self._channel)
             self._wait(wakeups)
             wakeups.take()
             self._channel.flush()
             for message in self._channel.receive():
                 self._heed(message)
-            self._hear_discovery()
             self._look_for_dead()
             self._sweep()
         self._end_everything()
 
     def _wait(self, wakeups: Wakeups) -> None:
-        readable: list[Wakeups | Channel] = [wakeups, self._channel]
-        if self._discovery is not None:
-            readable.append(self._discovery)
+        readable: list[Any] = [wakeups, self._channel, *self._form.readable()]
         writable = [self._channel] if self._channel.waiting_to_send else []
         select.select(readable, writable, [], _SWEEP_EVERY if self._dead else None)
 
@@ -113,41 +164,19 @@ class _Spawner:
             case {"kind": "start", "number": int(number), "fds": [int(fd)]}:
                 self._start(number, fd)
             case {"kind": "ping"}:
-                self._channel.send("pong")
+                self._channel.send("pong", grown_by=self._form.grown_by())
 
     def _start(self, number: int, fd: int) -> None:
-        with socket.socket(fileno=fd) as end:
-            try:
-                process = spawning.start(entry.run, end, self._project)
-            except OSError as error:  # no more processes, memory or descriptors
-                self._channel.send("unstarted", number=number, error=str(error))
-                return
-        pid = process.pid
-        assert pid is not None
-        self._alive[pid] = number, process
+        try:
+            pid, needed = self._form.start(socket.socket(fileno=fd))
+        except OSError as error:  # no more processes, memory or descriptors
+            self._channel.send("unstarted", number=number, error=str(error))
+            return
+        self._alive[pid] = number, needed
         pidfd = processes.handle(pid)
         self._channel.send(
             "started", fds=[] if pidfd is None else [pidfd], number=number, pid=pid
         )
-
-    def _start_discovery(self) -> None:
-        ours, theirs = pair()
-        self._discovery = Channel(ours)
-        self._discovery_pid = spawning.start(entry.discover, theirs, self._project).pid
-        theirs.close()
-
-    def _hear_discovery(self) -> None:
-        """Pass on what the discovery child says; its silent death is an answer too."""
-        if self._discovery is None:
-            return
-        for message in self._discovery.receive():
-            self._channel.send(message.pop("kind"), **message)
-            self._discovery.close()
-        if self._discovery.ended:
-            text = "The process that discovers the tasks died without a word.\n"
-            self._channel.send("failed", traceback=text)  # the first answer counts
-            self._discovery.close()
-            self._discovery = None
 
     def _look_for_dead(self) -> None:
         """Move the dead from alive to dead, without reaping them yet.
@@ -155,13 +184,10 @@ class _Spawner:
         A zombie keeps its pid: its group, which has the same number, is still its own.
         """
         for pid in list(self._alive):
-            if _is_dead(pid):
+            if processes.is_dead(pid):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)  # fails: nobody is left in it
                 self._dead[pid], _ = self._alive.pop(pid)
-        if self._discovery_pid is not None and _is_dead(self._discovery_pid):
-            os.waitpid(self._discovery_pid, 0)
-            self._discovery_pid = None
 
     def _sweep(self) -> None:
         """Kill what dead tasks left behind; when nothing is left, reap and tell."""
@@ -185,23 +211,17 @@ class _Spawner:
 
     def _own_children(self) -> set[int | None]:
         own: set[int | None] = {*self._alive, *self._dead}
-        return own | {self._discovery_pid, spawning.resource_tracker_pid()}
+        return own | self._form.own() | {spawning.resource_tracker_pid()}
 
     def _end_everything(self) -> None:
         """Kill every task and all that they started, until nothing is left."""
-        if self._discovery is not None:
-            self._discovery.close()
+        self._form.close()
         for pid in self._alive:
             with contextlib.suppress(ProcessLookupError):  # not yet its own group
                 os.killpg(pid, signal.SIGKILL)
         spare = {spawning.resource_tracker_pid()}
         while _kill_and_reap(processes.children(os.getpid()) - spare):
             select.select([], [], [], _SWEEP_EVERY)
-
-
-def _is_dead(pid: int) -> bool:
-    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    return os.waitid(os.P_PID, pid, flags) is not None
 
 
 def _kill_and_reap(pids: set[int]) -> bool:

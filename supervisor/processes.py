@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+_PF_FORKNOEXEC = 0x40
+
 # Every process of a runner carries this in its environment, what its tasks start too.
 MARK = "BACKGROUND_TASK_RUNNER"
 
@@ -69,6 +71,26 @@ def children(pid: int) -> set[int]:
         if not os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
             return _children_by_parent(pid)  # a kernel without PROC_CHILDREN
     return found
+
+
+def is_dead(pid: int) -> bool:
+    """Has a child of this process ended? It stays to be reaped."""
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, pid, flags) is not None
+
+
+def threads(pid: int) -> int:
+    """Return how many threads a process has, native ones too; 0 if it is gone."""
+    try:
+        return int(psutil.Process(pid).num_threads())
+    except psutil.Error:
+        return 0
+
+
+def is_unexecuted_fork(pid: int) -> bool:
+    """Was it forked, and has it executed no other program since?"""
+    fields = _stat(pid)
+    return bool(fields) and bool(int(fields[6]) & _PF_FORKNOEXEC)
 
 
 def tree(pid: int) -> Iterator[int]:

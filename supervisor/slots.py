@@ -86,7 +86,7 @@ class Slots:
             self._memory_at = now + _MEMORY_EVERY
             for child in self._children.values():
                 if child.watches_memory:
-                    child.enforce_memory(now)
+                    child.enforce_memory(now, self._launcher.template_pid)
 
     def moments(self) -> Iterator[float]:
         """Yield when there will be something to enforce."""

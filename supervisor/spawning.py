@@ -15,7 +15,9 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 # What a terminal or an orchestrator sends to whole groups. Blocked in a new process
 # until it has said what it makes of them.
-_GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP}
+GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP}
+# What the launcher handles itself, and its children must not inherit.
+OWN_SIGNALS = GROUP_SIGNALS | {signal.SIGCHLD}
 
 
 def start(target: Callable[..., None], *args: Any) -> SpawnProcess:
@@ -25,7 +27,7 @@ def start(target: Callable[..., None], *args: Any) -> SpawnProcess:
     `join`: multiprocessing, which would otherwise take the exit status of any ended
     process at the next start, is made to forget this one.
     """
-    with _signals_blocked(), _main_module_hidden():
+    with signals_blocked(), _main_module_hidden():
         started = _SPAWN.Process(target=target, args=args)
         started.start()
     process._children.discard(started)  # type: ignore[attr-defined]
@@ -43,7 +45,7 @@ def turn_deaf() -> None:
 
     By a handler and not by SIG_IGN, which the tasks would inherit through exec.
     """
-    for number in _GROUP_SIGNALS:
+    for number in GROUP_SIGNALS:
         signal.signal(number, lambda number, frame: None)
 
 
@@ -53,8 +55,9 @@ def resource_tracker_pid() -> int | None:
 
 
 @contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+def signals_blocked() -> Iterator[None]:
+    """Have no signal of a group arrive in a child before it is ready for it."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
     try:
         yield
     finally:

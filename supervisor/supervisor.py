@@ -42,6 +42,7 @@ _DRAIN = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _PACE: dict[int, bool] = {signal.SIGUSR1: False, signal.SIGUSR2: True}
 _NEVER = math.inf
 _LAST_RECORD = 5.0  # seconds for what is still to be written at the end
+_TEMPLATE_MAY_GROW = 128 * 1024**2  # bytes
 _PING_EVERY, _PING_TIMEOUT = 2.0, 10.0
 _BOOKKEEPER_SILENCE = 0.6  # of the lease: it speaks at every third of it
 _UNPREPARED_IN_A_ROW = 3
@@ -70,6 +71,7 @@ class Supervisor:
         self._unprepared = 0  # in a row
         self._ping_at = self._enforced_at = 0.0
         self._title = ""
+        self._told: set[str] = set()
         self._leave_by: float | None = None
 
     def run(self) -> int:
@@ -84,6 +86,7 @@ class Supervisor:
                 self._heed_signals()
                 self._hear_bookkeeper()
                 self._hear_launcher()
+                self._renew_template()
                 self._hear_children()
                 self._enforce_limits()
                 self._sweep()
@@ -365,8 +368,7 @@ class Supervisor:
 
     def _announce(self) -> None:
         if self.announcer:
-            ready = self.launcher.up and self._tasks is not None
-            self.announcer.step(may_start=ready and not self._clearing)
+            self.announcer.step(may_start=self.launcher.ready and not self._clearing)
 
     def _learn_from(self, child: Child) -> None:
         """Start more slowly while starts fail; give up when the project cannot be."""
@@ -395,14 +397,14 @@ class Supervisor:
         match message:
             case {"kind": "ready", "found": dict(found)}:
                 self.launcher.backoff.succeeded()
+                self._warn(message["warnings"])
                 if self._tasks is None:
                     self._tasks = found.get("names", {})
                     if not found.get("listens"):
                         self.announcer = None
                     self._brief_bookkeeper()
             case {"kind": "failed", "traceback": str(text)}:
-                if self._tasks is None:
-                    self._fail(f"The project cannot be set up:\n{text}")
+                self._fail(f"The project cannot be set up:\n{text}")
             case {"kind": "started", "number": int(number), "pid": int(pid)}:
                 pidfd = (message.get("fds") or [None])[0]
                 self._slots[number].started(pid, pidfd)
@@ -420,6 +422,21 @@ class Supervisor:
                 self._slots[number].unstarted(error)
                 self._slots.gone(number, None)
 
+    def _warn(self, warnings: list[str]) -> None:
+        """Tell each of the launcher's doubts about the project once."""
+        for text in warnings:
+            if text not in self._told:
+                logger.warning("%s", text)
+                self._told.add(text)
+
+    def _renew_template(self) -> None:
+        """Replace a template whose heap has grown, when no child of it runs."""
+        grown_by = self.launcher.grown_by
+        if grown_by > _TEMPLATE_MAY_GROW and not self._slots and self.launcher.ready:
+            logger.info("The template has grown by %s MiB: renewing it", grown_by >> 20)
+            self._watch.forget(self.launcher.channel)
+            self.launcher.close(_PING_TIMEOUT)
+
     def _launcher_is_gone(self, why: str) -> None:
         """Its tasks are ours to kill: they go with it, as crashed."""
         while messages := self.launcher.receive():  # what it said before it died
@@ -429,7 +446,7 @@ class Supervisor:
         self._clearing = True
 
     def _start_claimed_jobs(self) -> None:
-        if self.stopping is not None or not self.launcher.up or self._clearing:
+        if self.stopping is not None or not self.launcher.ready or self._clearing:
             return
         if self._lease.trusted and clock.now() >= self._slots.backoff.until:
             for attempt in self.tries.waiting():

@@ -42,6 +42,12 @@ class Wakeups:
     def fileno(self) -> int:
         return self._bell.fileno()
 
+    def forget(self) -> None:
+        """Close what a forked child has inherited of it; its handlers stay."""
+        signal.set_wakeup_fd(-1)
+        self._bell.close()
+        self._button.close()
+
     def take(self) -> list[int]:
         """Return the signals that have arrived since the last call, in order."""
         with contextlib.suppress(BlockingIOError):  # the bell is silent again

@@ -42,7 +42,7 @@ def main(folder):
         spec["options"]["announcer"] = Limits(**spec["options"]["announcer"])
     supervisor = Supervisor(
         Bookkeeper(project, Books(**spec["books"])),
-        Launcher(project),
+        Launcher(project, spec["start_method"]),
         Options(**spec["options"]),
     )
     with bystander(spec["bystander_until"]) as bystanders_status:

@@ -76,6 +76,7 @@ class Run:
         project=None,
         queue_is_down=False,
         bystander_until=None,
+        start_method="template",
         command=(),
         stderr=None,
         **options,
@@ -95,6 +96,7 @@ class Run:
             },
             "project": project or {},
             "options": {"lease": lease, **options},
+            "start_method": start_method,
             "bystander_until": bystander_until and str(bystander_until),
         }
         if queue_is_down:

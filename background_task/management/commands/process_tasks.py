@@ -44,6 +44,8 @@ from background_task.supervisor.supervisor import Supervisor
 from background_task.supervisor.wakeups import Wakeups
 
 logger = logging.getLogger("background_task.tasks")
+START_METHODS = "template", "spawn"
+
 command_logger = logging.getLogger(__name__)
 
 
@@ -86,6 +88,12 @@ class Command(BaseCommand):
             metavar="SIZE",
             help="the most that a task may hold with all its processes, such as 512M: "
             "a ceiling for every task, and the limit of those that have none",
+        )
+        parser.add_argument(
+            "--start-method",
+            metavar="METHOD",
+            help="how a task's process begins: template (a fork of one that has imported "
+            "the project; the default on Linux) or spawn (a fresh interpreter)",
         )
         parser.add_argument(
             "--drain-timeout",
@@ -143,6 +151,7 @@ class Command(BaseCommand):
             _refuse_limits(options)
         else:
             _options(options, _rules(options))  # refused before anything starts
+            _start_method(options)
         if options["dev"]:
             sys.exit(Reloader(self._say).run())
         why = None if in_process else _why_in_process()
@@ -164,6 +173,7 @@ class Command(BaseCommand):
         project = Project(
             prepare="background_task.execution:prepare",
             discover="background_task.execution:discover",
+            warm="background_task.execution:warm",
             announce="background_task.execution:announce",
             environment=execution.environment(log_std=options["log_std"]),
         )
@@ -178,9 +188,10 @@ class Command(BaseCommand):
             lease=settled.lease,
             sleep=sleep,
         )
-        self.stdout.write(_first_line(settled, rules, queues))
+        launcher = Launcher(project, _start_method(options))
+        self.stdout.write(_first_line(settled, rules, queues, launcher.method))
         self.stdout.flush()
-        supervisor = Supervisor(Bookkeeper(project, books), Launcher(project), settled)
+        supervisor = Supervisor(Bookkeeper(project, books), launcher, settled)
         status = supervisor.run()
         if status:
             raise CommandError(supervisor.failure, returncode=status)
@@ -299,6 +310,18 @@ def _options(options: dict[str, Any], rules: LimitRules) -> Options:
     )
 
 
+def _start_method(options: dict[str, Any]) -> str:
+    method, source = options["start_method"], "--start-method"
+    if method is None:
+        source = "BACKGROUND_TASK_START_METHOD"
+        method = app_settings.BACKGROUND_TASK_START_METHOD
+    if method not in START_METHODS:
+        raise OptionError(f"{source} is {method!r}: it must be one of {START_METHODS}")
+    if method == "template" and sys.platform != "linux":
+        raise OptionError(f"{source} is 'template', for Linux only: use 'spawn'")
+    return str(method)
+
+
 def _rules(options: dict[str, Any]) -> LimitRules:
     """Resolve the limits that do not depend on a task, and check those that do."""
     memory = app_settings.BACKGROUND_TASK_MEMORY_LIMIT
@@ -346,7 +369,7 @@ def _workers_setting() -> str:
 
 
 def _refuse_limits(options: dict[str, Any]) -> None:
-    for name in ("workers", "memory_limit", "drain_timeout"):
+    for name in ("workers", "memory_limit", "drain_timeout", "start_method"):
         if options.get(name) is not None:
             raise OptionError(
                 f"--{name.replace('_', '-')} does not go with --in-process, which runs "
@@ -368,7 +391,9 @@ def _is_in_memory(connection: Any) -> bool:
     return bool(connection.is_in_memory_db())
 
 
-def _first_line(options: Options, rules: LimitRules, queues: list[str]) -> str:
+def _first_line(
+    options: Options, rules: LimitRules, queues: list[str], method: str
+) -> str:
     connection = connections[router.db_for_write(Task)]
     where = connection.settings_dict
     database = f"{connection.vendor} {where['NAME']}"
@@ -380,6 +405,7 @@ def _first_line(options: Options, rules: LimitRules, queues: list[str]) -> str:
         database,
         f"queues: {', '.join(queues)}" if queues else "every queue",
         f"{options.workers} worker{'s' if options.workers > 1 else ''}",
+        method,
         f"MAX_RUN_TIME {rules.seconds:g} s",
         "no memory limit" if memory is None else f"memory limit {_size(memory)}",
         f"drain {options.drain_timeout:g} s, grace {options.grace:g} s",
