@@ -75,8 +75,8 @@ def _run(claimed: Task) -> None:
     try:
         tasks._runner.run_task(tasks, claimed)
     except DatabaseError:
-        # If the task's own error has aborted the test's transaction, as PostgreSQL
-        # does, nothing can be recorded in it; what is worth telling is that error.
+        # A database error of the task's own may have spoilt the test's transaction, and
+        # nothing can be recorded in it. What is worth telling is that error.
         if not errors:
             raise
     finally:
