@@ -12,13 +12,14 @@ import django
 
 django.setup()
 
-from background_task import background  # noqa: E402
-from background_task.models import CompletedTask, Task  # noqa: E402
-from background_task.tasks import TaskSchedule, autodiscover, tasks  # noqa: E402
 from django.contrib.auth.models import Group, User  # noqa: E402
 from django.utils import timezone  # noqa: E402
 from exports.models import Export  # noqa: E402
 from exports.tasks import export, fail, give_up, mail, note  # noqa: E402
+
+from background_task import background  # noqa: E402
+from background_task.models import CompletedTask, Task  # noqa: E402
+from background_task.tasks import TaskSchedule, autodiscover, tasks  # noqa: E402
 
 PENDING = (1, None, [True, {"ä": "日本"}])
 LARGE = "x" * 100_000

@@ -172,10 +172,18 @@ def test_the_arguments_arrive(story):
 
 
 def test_what_a_completed_row_copies_is_what_the_old_row_said(story):
-    kept = (
-        "task_name task_params task_hash verbose_name priority repeat repeat_until "
-        "queue creator_content_type_id creator_object_id"
-    ).split()
+    kept = [
+        "task_name",
+        "task_params",
+        "task_hash",
+        "verbose_name",
+        "priority",
+        "repeat",
+        "repeat_until",
+        "queue",
+        "creator_content_type_id",
+        "creator_object_id",
+    ]
 
     for kind in RUN:
         before = story.before[TASKS][story.made[kind]]

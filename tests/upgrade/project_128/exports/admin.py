@@ -1,6 +1,7 @@
+from django.contrib import admin
+
 from background_task.admin import TaskAdmin, dec_priority, inc_priority
 from background_task.models import Task
-from django.contrib import admin
 
 from .models import Export
 

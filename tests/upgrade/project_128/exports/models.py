@@ -1,5 +1,6 @@
-from background_task.models import Task
 from django.db import models
+
+from background_task.models import Task
 
 
 class Export(models.Model):

@@ -1,10 +1,11 @@
 """Every one of the seven signals is written down, in the order of arrival."""
 
+from django.conf import settings
+from django.dispatch import receiver
+
 from background_task import signals
 from background_task.models import CompletedTask, Task
 from background_task.tasks import DBTaskRunner
-from django.conf import settings
-from django.dispatch import receiver
 
 
 def hear(text):

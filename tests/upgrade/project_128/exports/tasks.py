@@ -1,6 +1,7 @@
+from django.conf import settings
+
 from background_task import background
 from background_task.exceptions import InvalidTaskError
-from django.conf import settings
 
 from .models import Export
 

@@ -2,12 +2,13 @@
 
 from datetime import timedelta
 
-from background_task.models import CompletedTask, Task
-from background_task.tasks import TaskSchedule, tasks
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.test import TestCase
 from django.utils import timezone
+
+from background_task.models import CompletedTask, Task
+from background_task.tasks import TaskSchedule, tasks
 
 from .models import Export
 from .tasks import export, fail, give_up, mail, note

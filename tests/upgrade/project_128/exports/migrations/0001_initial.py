@@ -5,9 +5,9 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     initial = True
 
-    dependencies = [("background_task", "0002_auto_20170927_1109")]
+    dependencies = [("background_task", "0002_auto_20170927_1109")]  # noqa: RUF012
 
-    operations = [
+    operations = [  # noqa: RUF012
         migrations.CreateModel(
             name="Export",
             fields=[
