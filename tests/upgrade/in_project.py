@@ -110,6 +110,13 @@ def enqueue(mark):
     return {kind: task.pk for kind, task in made.items()}
 
 
+def signals(mark):
+    """Enqueue a success, a failure that is tried again, and one that is not."""
+    note("a", priority=3)
+    fail("b", priority=2)
+    give_up("c", priority=1)
+
+
 def look_up(mark):
     """Find waiting rows by name and arguments, as calls and actions do."""
     later = timedelta(days=2)

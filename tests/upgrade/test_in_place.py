@@ -45,7 +45,7 @@ def story(request, old_packages, tmp_path_factory):
 
 def with_a_local_migration(old, folder):
     """Have makemigrations write into the installed package, as it did since 3.2."""
-    copy = old.copied_to(folder, auto_field="BigAutoField")
+    copy = old.with_a_copy_in(folder).with_auto_field("BigAutoField")
     copy.manage("makemigrations", "background_task")
     written = copy.package / "background_task/migrations"
     assert (written / "0003_alter_completedtask_id_alter_task_id.py").exists()
@@ -70,6 +70,9 @@ def tell(old, back):
     ours.manage("process_tasks", "--until-empty", "--workers=3")
     seen.run_by_ours = lines(ours.journal)
     seen.run, _ = look(ours)
+
+    ours.manage("process_tasks", "--until-empty", "--queue=q2", "--reclaim-pids")
+    seen.reclaimed, _ = look(ours)
 
     seen.made_by_ours = ours.do("make=ours")["make"]
     make_due(ours, seen.made_by_ours["retrying"])
@@ -223,6 +226,13 @@ def test_repetitions_keep_their_beat(story):
 def when(row):
     moment = row["run_at"]
     return moment if isinstance(moment, datetime) else datetime.fromisoformat(moment)
+
+
+def test_what_a_pid_holds_is_reclaimed_when_that_is_asked_for(story):
+    assert story.made["held"] not in story.reclaimed[TASKS]
+
+    (row,) = labelled(story.reclaimed[COMPLETED], "old-held")
+    assert (row["attempts"], row["failed_at"]) == (1, None)
 
 
 @pytest.mark.parametrize("kind", ["held", "unknown"])

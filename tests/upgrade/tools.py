@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -61,7 +61,13 @@ class Side:
     database: dict
     folder: Path
     auto_field: str = "AutoField"
+    settings: dict = field(default_factory=dict)
     strict: bool = False
+    python: Path = Path(sys.executable)
+
+    @classmethod
+    def of_ours(cls, database, folder):
+        return cls(ROOT, database, folder, strict=True)
 
     @property
     def journal(self):
@@ -72,17 +78,19 @@ class Side:
         return self.folder / "heard"
 
     def manage(self, *arguments, status=0):
-        """Run a command of the project; return what it says."""
-        return self.run(PROJECT / "manage.py", *arguments, status=status)
+        """Run a command of the project, which must exit so; return what it says."""
+        said = self._run(PROJECT / "manage.py", *arguments, status=status)
+        return "\n".join(filter(None, said))
 
     def do(self, *words):
         """Have `in_project` do something; return what each word's function returns."""
-        return json.loads(self.run(HERE / "in_project.py", *words))
+        said, _ = self._run(HERE / "in_project.py", *words)
+        return json.loads(said)
 
-    def run(self, *command, status=0):
+    def _run(self, *command, status=0):
         with (self.folder / "errors").open("w+") as errors:
             done = subprocess.run(
-                [sys.executable, *map(str, command)],
+                [self.python, *map(str, command)],
                 cwd=self.folder,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
@@ -92,10 +100,9 @@ class Side:
                 timeout=250,
             )
             errors.seek(0)
-            said = done.stdout if not status else done.stdout + errors.read()
-            errors.seek(0)
-            assert done.returncode == status, f"{command}\n{said}\n{errors.read()}"
-        return said
+            complaints = errors.read()
+            assert done.returncode == status, f"{command}\n{done.stdout}\n{complaints}"
+        return done.stdout, complaints
 
     def _environment(self):
         return _environment() | {
@@ -106,16 +113,25 @@ class Side:
             "JOURNAL": str(self.journal),
             "HEARD": str(self.heard),
             "AUTO_FIELD": self.auto_field,
+            "SETTINGS": json.dumps(self.settings),
         }
-
-    def copied_to(self, folder, **changes):
-        """Return the same project with a copy of the package, which may be changed."""
-        shutil.copytree(self.package, folder, dirs_exist_ok=True)
-        return replace(self, package=folder, **changes)
 
     def with_ours(self):
         """Return the same project with our package."""
         return replace(self, package=ROOT, strict=True)
+
+    def with_a_copy_in(self, folder):
+        """Return the same project with a copy of its package, which may be changed."""
+        shutil.copytree(self.package, folder, dirs_exist_ok=True)
+        return replace(self, package=folder)
+
+    def with_auto_field(self, name):
+        """Return the same project with this DEFAULT_AUTO_FIELD, or with none."""
+        return replace(self, auto_field=name)
+
+    def with_settings(self, **settings):
+        """Return the same project with these settings besides."""
+        return replace(self, settings=settings)
 
 
 def _environment():

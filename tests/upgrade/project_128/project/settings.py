@@ -1,7 +1,8 @@
 """A project as it was written for django-background-tasks 1.2.8.
 
 The environment says where it runs: DATABASE (JSON, as in DATABASES), JOURNAL and
-HEARD (files that tasks and receivers write to), AUTO_FIELD (none if it is empty).
+HEARD (files that tasks and receivers write to), AUTO_FIELD (none if it is empty) and
+SETTINGS (JSON of any others).
 """
 
 import json
@@ -59,3 +60,5 @@ BACKGROUND_TASK_RUN_ASYNC = False
 
 JOURNAL = os.environ.get("JOURNAL", os.devnull)
 HEARD = os.environ.get("HEARD", os.devnull)
+
+globals().update(json.loads(os.environ.get("SETTINGS", "{}")))

@@ -1,0 +1,84 @@
+"""A project written for 1.2.8 runs unchanged: its tests, its signals, its admin."""
+
+import pytest
+
+from .tools import DJANGO4, UPSTREAM, Side, fresh_database, lines
+
+OLD = {"django-background-tasks 1.2.8": UPSTREAM, "django4-background-tasks": DJANGO4}
+SUCCESS = ["task_started", "task_successful exports.tasks.note", "task_finished"]
+RETRY = [
+    "task_started",
+    "task_error ValueError exports.tasks.fail",
+    "task_rescheduled exports.tasks.fail attempts=1",
+    "task_finished",
+]
+FAILURE = [
+    "task_started",
+    "task_error InvalidTaskError exports.tasks.give_up",
+    "task_failed exports.tasks.give_up",
+    "task_finished",
+]
+
+
+@pytest.fixture
+def old(request, old_packages, tmp_path):
+    with fresh_database() as database:
+        yield Side(old_packages(OLD[request.param]), database, tmp_path)
+
+
+@pytest.fixture
+def ours(tmp_path):
+    with fresh_database() as database:
+        yield Side.of_ours(database, tmp_path)
+
+
+@pytest.mark.parametrize("old", OLD, indirect=True)
+def test_the_tests_of_the_project_are_right(old):
+    old.manage("test", "exports")
+
+
+def test_the_tests_of_the_project_pass(ours):
+    ours.manage("test", "exports")
+
+
+# Signals: first where upstream's order is known, then ours.
+
+
+@pytest.mark.parametrize("old", OLD, indirect=True)
+def test_the_old_package_sends_the_signals_in_this_order(old):
+    old.manage("migrate", "--verbosity=0")
+
+    old.do("signals", "run_due")
+
+    assert lines(old.heard) == as_created() + SUCCESS + RETRY + FAILURE
+
+
+def test_ours_sends_them_in_the_same_order_in_process(ours):
+    ours.manage("migrate", "--verbosity=0")
+
+    ours.do("signals")
+    ours.manage("process_tasks", "--in-process", "--until-empty")
+
+    assert lines(ours.heard) == as_created() + SUCCESS + RETRY + FAILURE
+
+
+def test_ours_sends_them_all_from_other_processes(ours):
+    ours.manage("migrate", "--verbosity=0")
+
+    ours.do("signals")
+    ours.manage("process_tasks", "--until-empty")
+
+    created, heard = lines(ours.heard)[:3], lines(ours.heard)[3:]
+    assert created == as_created()
+    assert sorted(heard) == sorted(SUCCESS + RETRY + FAILURE)
+    assert heard[0] == "task_started"
+    for told in (SUCCESS, RETRY, FAILURE):
+        *before, last = (heard.index(text) for text in told[1:-1])
+        assert not before or before[0] < last
+        assert heard[last + 1] == "task_finished"
+
+
+def as_created():
+    return [
+        f"task_created exports.tasks.{name}" for name in ("note", "fail", "give_up")
+    ]
