@@ -2,9 +2,8 @@
 
 import pytest
 
-from .tools import DJANGO4, UPSTREAM, Side, fresh_database, lines
+from .tools import UPSTREAM, Side, fresh_database, lines
 
-OLD = {"django-background-tasks 1.2.8": UPSTREAM, "django4-background-tasks": DJANGO4}
 SUCCESS = ["task_started", "task_successful exports.tasks.note", "task_finished"]
 RETRY = [
     "task_started",
@@ -21,9 +20,9 @@ FAILURE = [
 
 
 @pytest.fixture
-def old(request, old_packages, tmp_path):
+def old(old_packages, tmp_path):
     with fresh_database() as database:
-        yield Side(old_packages(OLD[request.param]), database, tmp_path)
+        yield Side(old_packages(UPSTREAM), database, tmp_path)
 
 
 @pytest.fixture
@@ -32,7 +31,6 @@ def ours(tmp_path):
         yield Side.of_ours(database, tmp_path)
 
 
-@pytest.mark.parametrize("old", OLD, indirect=True)
 def test_the_tests_of_the_project_are_right(old):
     old.manage("test", "exports")
 
@@ -44,7 +42,6 @@ def test_the_tests_of_the_project_pass(ours):
 # Signals: first where upstream's order is known, then ours.
 
 
-@pytest.mark.parametrize("old", OLD, indirect=True)
 def test_the_old_package_sends_the_signals_in_this_order(old):
     old.manage("migrate", "--verbosity=0")
 

@@ -55,6 +55,8 @@ TEMPLATES = [
     }
 ]
 
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
 MAX_ATTEMPTS = 3
 BACKGROUND_TASK_RUN_ASYNC = False
 
