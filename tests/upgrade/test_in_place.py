@@ -27,7 +27,7 @@ LOCAL = "1.2.8 with a migration of the project's own"
 STARTS = {
     "django-background-tasks 1.2.8": (UPSTREAM, "0002"),
     "django4-background-tasks": (DJANGO4, "0004"),
-    LOCAL: (UPSTREAM, "0002"),
+    LOCAL: (UPSTREAM, "0003_alter_completedtask_id_alter_task_id"),
 }
 RUN = ["pending", "low", "of-a-user", "of-a-group", "large", "repeating", "missed"]
 
@@ -78,6 +78,7 @@ def tell(old, back):
     make_due(ours, seen.made_by_ours["retrying"])
     seen.before_back, seen.storage_before_back = look(ours)
     ours.manage("migrate", "--verbosity=0", "background_task", back)
+    old.manage("migrate", "--check")
     seen.back, seen.storage_back = look(old)
     seen.tables_back = tables_of(old.database)
 
