@@ -1,8 +1,10 @@
 """Nothing is ever left to be written into the installed package."""
 
+import re
+
 import pytest
 
-from .tools import UPSTREAM, Side, fresh_database
+from .tools import ROOT, UPSTREAM, Side, fresh_database
 
 
 @pytest.fixture
@@ -40,3 +42,13 @@ def test_migrations_from_elsewhere_stop_migrate(old):
     assert (
         "takes the migrations of background_task from project.task_migrations" in said
     )
+
+
+def test_upgrading_says_what_to_do_about_every_check():
+    checks = (ROOT / "background_task/checks.py").read_text()
+    text = (ROOT / "UPGRADING.md").read_text()
+
+    ids = set(re.findall(r"background_task\.[EW]\d{3}", checks))
+
+    assert len(ids) >= 4
+    assert ids <= set(re.findall(r"background_task\.[EW]\d{3}", text))
