@@ -114,6 +114,9 @@ class TaskSchedule:
         return self._run_at, self._priority, self._action
 
 
+# Whatever `TaskSchedule.create` takes.
+ScheduleForm = When | Mapping[str, Any] | TaskSchedule | None
+
 _SCHEDULE_KEYS = ("run_at", "priority", "action")
 
 
@@ -228,6 +231,10 @@ def _exists(task: Task, action: int, queue: str | None) -> bool:
     return False
 
 
+# What a call leaves to the decorator. None won't do: `queue=None` means no queue.
+_NOT_SAID: Any = object()
+
+
 class TaskProxy(Generic[P, R]):
     """What `@background` makes of a function: call it, and a task is saved.
 
@@ -240,7 +247,7 @@ class TaskProxy(Generic[P, R]):
         self,
         name: str,
         task_function: Callable[P, R],
-        schedule: Any,
+        schedule: ScheduleForm,
         queue: str | None,
         remove_existing_tasks: bool,
         runner: DBTaskRunner,
@@ -258,30 +265,46 @@ class TaskProxy(Generic[P, R]):
         self.max_run_time = max_run_time
         self.memory_limit = memory_limit
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Task | None:
+    def __call__(
+        self,
+        *args: Any,
+        schedule: ScheduleForm = None,
+        priority: int = _NOT_SAID,
+        queue: str | None = _NOT_SAID,
+        verbose_name: str | None = None,
+        creator: models.Model | None = None,
+        repeat: int | None = None,
+        repeat_until: datetime | None = None,
+        remove_existing_tasks: bool = _NOT_SAID,
+        **kwargs: Any,
+    ) -> Task | None:
         """Save a task that calls the function later, and return it.
 
-        `schedule`, `priority`, `queue`, `verbose_name`, `creator`, `repeat` (seconds),
-        `repeat_until` and `remove_existing_tasks` are about the task and don't reach
-        the function; all else does, and must be JSON. Returns None if the schedule's
+        The named ones (`repeat` in seconds) are about the task and don't reach the
+        function; all else does, and must be JSON. Returns None if the schedule's
         action found such a task waiting. Raises TypeError for arguments that are not
         JSON, and for a schedule of an unknown form.
         """
-        schedule = TaskSchedule.create(kwargs.pop("schedule", None))
-        schedule = schedule.merge(self.schedule)
-        about = {
-            "priority": kwargs.pop("priority", schedule.priority),
-            "queue": kwargs.pop("queue", self.queue),
-            "verbose_name": kwargs.pop("verbose_name", None),
-            "creator": kwargs.pop("creator", None),
-            "repeat": kwargs.pop("repeat", None),
-            "repeat_until": kwargs.pop("repeat_until", None),
-            "remove_existing_tasks": kwargs.pop(
-                "remove_existing_tasks", self.remove_existing_tasks
-            ),
-        }
+        said = TaskSchedule.create(schedule).merge(self.schedule)
+        if priority is _NOT_SAID:
+            priority = said.priority
+        if queue is _NOT_SAID:
+            queue = self.queue
+        if remove_existing_tasks is _NOT_SAID:
+            remove_existing_tasks = self.remove_existing_tasks
         return self.runner.schedule(
-            self.name, args, kwargs, schedule.run_at, action=schedule.action, **about
+            self.name,
+            args,
+            kwargs,
+            said.run_at,
+            priority=priority,
+            action=said.action,
+            queue=queue,
+            verbose_name=verbose_name,
+            creator=creator,
+            repeat=repeat,
+            repeat_until=repeat_until,
+            remove_existing_tasks=remove_existing_tasks,
         )
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -315,7 +338,7 @@ class Tasks:
     def background(
         self,
         name: str | None = None,
-        schedule: Any = None,
+        schedule: ScheduleForm = None,
         queue: str | None = None,
         remove_existing_tasks: bool = False,
         *,
@@ -326,7 +349,7 @@ class Tasks:
     def background(
         self,
         name: Any = None,
-        schedule: Any = None,
+        schedule: ScheduleForm = None,
         queue: str | None = None,
         remove_existing_tasks: bool = False,
         *,

