@@ -39,16 +39,21 @@ class Launcher(Aide):
         super().__init__()
         self.project = project
         self.method = method
-        self.ready = False
+        self._ready = False
         self.grown_by = 0  # bytes, since it began to fork
         self._forks = False
         self._asked_at: float | None = None
 
     def start(self) -> None:
         """Start the process; it answers `ready` or `failed`."""
-        self.ready, self.grown_by, self._forks = False, 0, False
+        self._ready, self.grown_by, self._forks = False, 0, False
         self._asked_at = None
         self._start(launch, self.project, self.method)
+
+    @property
+    def ready(self) -> bool:
+        """Has it become fit to start children?"""
+        return self.up and self._ready
 
     @property
     def template_pid(self) -> int | None:
@@ -77,7 +82,7 @@ class Launcher(Aide):
         for message in messages:
             match message:
                 case {"kind": "ready", "method": method}:
-                    self.ready, self._forks = True, method == Template.method
+                    self._ready, self._forks = True, method == Template.method
                 case {"kind": "pong", "grown_by": int(grown_by)}:
                     self._asked_at, self.grown_by = None, grown_by
         return messages

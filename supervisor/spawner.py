@@ -54,14 +54,13 @@ class Spawner:
             self._discovery_pid = None
         if self._discovery is None:
             return
-        for message in self._discovery.receive():
-            message.setdefault("method", self.method)
-            message.setdefault("warnings", [])
-            channel.send(message.pop("kind"), **message)
-            self._discovery.close()
+        for answer in self._discovery.receive():
+            channel.send(answer.pop("kind"), **answer, method=self.method, warnings=[])
+            self.close()
+            return
         if self._discovery.ended:
             text = "The process that discovers the tasks died without a word.\n"
-            channel.send("failed", traceback=text)  # the first answer counts
+            channel.send("failed", traceback=text)
             self.close()
 
     def grown_by(self) -> int:

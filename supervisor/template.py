@@ -172,7 +172,7 @@ def _sockets(channel: Channel) -> list[str]:
     found = []
     for connection in psutil.Process().net_connections(kind="all"):
         if connection.fd not in (channel.fileno(), -1):
-            peer = connection.raddr or connection.laddr or "a socket pair"
+            peer: Any = connection.raddr or connection.laddr or "a socket pair"
             where = ":".join(map(str, peer)) if isinstance(peer, tuple) else peer
             found.append(f"{where} (file descriptor {connection.fd})")
     return found

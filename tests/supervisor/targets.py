@@ -2,13 +2,18 @@
 
 import contextlib
 import ctypes
+import json
 import mmap
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+
+import psutil
 
 
 def succeed(args, context):
@@ -31,10 +36,10 @@ def announce(news, context):
         context.progress(number)
 
 
-def write(args, context):
+def write(args, context, end="\n"):
     path, text = args
     with open(path, "a") as file:
-        file.write(text + "\n")
+        file.write(text + end)
 
 
 def raise_error(args, context):
@@ -251,3 +256,86 @@ def discover_listeners():
 
 def discover_no_listeners():
     return {"listens": False}
+
+
+# Projects, and what a task sees of them
+
+
+def prepare_nothing(environment):
+    pass
+
+
+def on_hup_of_the_project(number, frame):
+    pass
+
+
+def prepare_with_a_handler(environment):
+    signal.signal(signal.SIGHUP, on_hup_of_the_project)
+
+
+def prepare_once(environment):
+    write([os.path.join(environment["folder"], "set up"), "x"], None, end="")
+
+
+def prepare_only_once(environment):
+    try:
+        os.mkdir(os.path.join(environment["folder"], "first"))
+    except FileExistsError:
+        raise RuntimeError("the second time") from None
+
+
+def prepare_with_a_thread(environment):
+    forever = threading.Event()
+    thread = threading.Thread(target=forever.wait, name="left behind", daemon=True)
+    thread.start()
+
+
+left_open = []
+
+
+def prepare_with_a_socket(environment):
+    left_open.append(socket.create_server(("127.0.0.1", 0)))
+
+
+def prepare_with_a_heap(environment):
+    left_open.append(b"x" * (environment["mib"] << 20))
+
+
+def prepare_to_grow(environment):
+    def grow(number, frame):
+        prepare_with_a_heap(environment)
+        os.mkdir(os.path.join(environment["folder"], "grown"))
+
+    signal.signal(signal.SIGUSR1, grow)
+
+
+def fork_idly(args, context):
+    count, seconds = args
+    for _ in range(count):
+        if os.fork() == 0:
+            time.sleep(seconds)
+            os._exit(0)
+    for _ in range(count):
+        os.wait()
+
+
+def say_surroundings(args, context):
+    wakeup_fd = signal.set_wakeup_fd(-1)
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    about = {
+        "pid": os.getpid(),
+        "session": os.getsid(0),
+        "group": os.getpgrp(),
+        "sockets": sum(link.startswith("socket:") for link in links),
+        "wakeup_fd": wakeup_fd,
+        "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        "sigchld": str(signal.getsignal(signal.SIGCHLD)),
+        "sigint": str(signal.getsignal(signal.SIGINT)),
+        "sighup": str(signal.getsignal(signal.SIGHUP)),
+        "children": [child.pid for child in psutil.Process().children()],
+        "random": random.random(),
+    }
+    write([args[0], json.dumps(about)], context)

@@ -249,7 +249,7 @@ def test_a_mapped_file_is_no_memory_that_is_held(endings):
 def test_one_that_does_not_begin_in_time_has_crashed(start, tmp_path):
     run = start(
         job("succeed"),
-        project=project_that("wait", tmp_path),
+        **project_that("wait", tmp_path),
         start_timeout=4.0,  # the discovery of tasks has no more either
         until_empty=True,
     )
@@ -264,9 +264,7 @@ def test_one_that_does_not_begin_in_time_has_crashed(start, tmp_path):
 
 
 def test_one_that_dies_before_it_begins_has_crashed_while_starting(start, tmp_path):
-    run = start(
-        job("succeed"), project=project_that("exit", tmp_path), until_empty=True
-    )
+    run = start(job("succeed"), **project_that("exit", tmp_path), until_empty=True)
 
     assert run.finish() == 0, run.log
 
@@ -278,7 +276,7 @@ def test_one_that_dies_before_it_begins_has_crashed_while_starting(start, tmp_pa
 def test_a_project_that_cannot_be_set_up_costs_no_attempt_and_ends_the_run(
     start, tmp_path
 ):
-    run = start(job("succeed"), project=project_that("raise", tmp_path))
+    run = start(job("succeed"), **project_that("raise", tmp_path))
 
     assert run.finish() == 1
 

@@ -190,7 +190,7 @@ def test_it_stops_after_its_duration_and_waits_for_what_runs(start, pid, gate):
 
 
 def test_what_was_claimed_and_not_started_is_released(start, tmp_path):
-    run = start(*[job("succeed")] * 5, project=project_that("exit", tmp_path))
+    run = start(*[job("succeed")] * 5, **project_that("exit", tmp_path))
     # Starts are put off for 1 s, 2 s, ... when processes die while starting.
     run.wait_until(lambda: run.entries("claimed", id=3))
 
@@ -202,8 +202,7 @@ def test_what_was_claimed_and_not_started_is_released(start, tmp_path):
 
 
 def test_what_was_started_and_has_not_begun_is_released(start, tmp_path, pid):
-    project = project_that("wait", tmp_path)
-    run = start(job("succeed"), project=project, drain_timeout=0.1)
+    run = start(job("succeed"), **project_that("wait", tmp_path), drain_timeout=0.1)
     begun(run, pid)
 
     run.send(signal.SIGTERM)

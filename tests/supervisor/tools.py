@@ -34,8 +34,8 @@ def job(target, *args, **limits):
 
 
 def project_that(then, folder):
-    """Return a project that only the discovery of tasks can become."""
-    return {
+    """Return how to run on a project that only the discovery of tasks can become."""
+    project = {
         "prepare": "tests.supervisor.targets:prepare_for_discovery_only",
         "environment": {
             "first": str(folder / "first"),
@@ -43,6 +43,7 @@ def project_that(then, folder):
             "pid": str(folder / "pid"),
         },
     }
+    return {"project": project, "start_method": "spawn"}
 
 
 def _plain(arg):

@@ -92,8 +92,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--start-method",
             metavar="METHOD",
-            help="how a task's process begins: template (a fork of one that has imported "
-            "the project; the default on Linux) or spawn (a fresh interpreter)",
+            help="how a task's process begins: template (a fork of a process that has "
+            "set the project up; default on Linux) or spawn (a fresh interpreter)",
         )
         parser.add_argument(
             "--drain-timeout",
