@@ -84,7 +84,7 @@ class Announcer:
         self._child = self._slots.start(job)
 
     def _follow(self, child: Child) -> None:
-        while self._announced < (child.progress or 0):
+        while self._announced < min(child.progress or 0, self._given):
             self._news.popleft()
             self._announced += 1
             child.prolong()

@@ -69,6 +69,7 @@ class Supervisor:
         self._fenced = False
         self._unavailable = False
         self._unprepared = 0  # in a row
+        self._died_unready = 0  # launchers, in a row
         self._ping_at = self._enforced_at = 0.0
         self._title = ""
         self._told: set[str] = set()
@@ -391,7 +392,15 @@ class Supervisor:
         for message in self.launcher.receive():
             self._heed_launcher(message)
         if self.launcher.channel.ended:
+            self._count_dead_set_ups()
             self._launcher_is_gone("died")
+
+    def _count_dead_set_ups(self) -> None:
+        """Give up on a project whose set-up kills the process, again and again."""
+        self._died_unready = 0 if self.launcher.ready else self._died_unready + 1
+        if self._died_unready >= _UNPREPARED_IN_A_ROW:
+            text = "The process that sets the project up died without a word."
+            self._fail(f"The project cannot be set up:\n{text}")
 
     def _heed_launcher(self, message: Message) -> None:
         match message:

@@ -59,7 +59,8 @@ class CrashTests(LifecycleTestCase):
         flag = self.folder / "flag"
         flag.touch()
 
-        with supervised(environment={"TEST_VANISHING_TASK": str(flag)}) as runner:
+        how = {"environment": {"TEST_VANISHING_TASK": str(flag)}}
+        with supervised("--start-method", "spawn", **how) as runner:
             first = put("vanish")
             wait_until(lambda: row(first) is None, what="it is done while it is known")
             flag.unlink()

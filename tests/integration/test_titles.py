@@ -30,7 +30,7 @@ class TitleTests(LifecycleTestCase):
         name = "tests.app.misbehaving.wait_for"
         self.assertIn(f"background_task: task {task.pk} {name}", titles)
         self.assertIn("background_task: bookkeeper", titles)
-        self.assertIn("background_task: launcher (spawn)", titles)
+        self.assertIn("background_task: launcher (template)", titles)
         self.assertTrue([t for t in titles if "1/3 supervisor" in t], titles)
         self.assertIn(f"Ran task and deleting {done}", output)
         self.assertNotIn(secret, "\n".join(titles))
