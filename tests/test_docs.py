@@ -7,7 +7,7 @@ from pathlib import Path
 from django.contrib.auth.models import User
 from django.core.management import load_command_class
 from django.core.management.base import BaseCommand
-from django.test import SimpleTestCase, TestCase, override_settings
+from django.test import SimpleTestCase, TestCase
 
 from background_task import signals
 from background_task.models import Task
@@ -75,7 +75,6 @@ class ProcessTasksPageTests(SimpleTestCase):
 
 
 class GuideTests(TestCase):
-    @override_settings(EMAIL_BACKEND="django.core.mail.backends.locmem.EmailBackend")
     def test_its_examples_run(self):
         module = types.ModuleType("shop.tasks")
         user = User.objects.create(username="ada", email="ada@example.org")
