@@ -6,6 +6,7 @@ from django.contrib import admin
 from django.db.models import F, QuerySet
 from django.http import HttpRequest
 
+from .managers import hash_text
 from .models import CompletedTask, Runner, Task
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ COLUMNS = (
     "locked_by",
     "locked_by_pid_running",
 )
+
+
+CLAIM = ("attempts", "failed_at", "last_error", "locked_by", "locked_at")
 
 
 @admin.action(description="priority += 1", permissions=["change"])
@@ -50,6 +54,20 @@ class TaskAdmin(BaseTaskAdmin):
     list_display = COLUMNS
     search_fields = ["task_name", "task_params"]
     actions = [inc_priority, dec_priority]
+    # What runners write: a form that was opened before must not write it back, or a
+    # task that runs would look free and be run a second time.
+    readonly_fields = ["task_hash", *CLAIM]
+
+    def save_model(
+        self, request: HttpRequest, obj: Task, form: Any, change: bool
+    ) -> None:
+        """Save what the form has, and the hash that goes with it."""
+        obj.task_hash = hash_text(obj.task_name, obj.task_params)
+        if not change:
+            obj.save()
+            return
+        written = {field.name for field in Task._meta.concrete_fields}
+        obj.save(update_fields=written - {"id", *CLAIM})
 
 
 @admin.register(CompletedTask)

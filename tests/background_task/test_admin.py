@@ -89,6 +89,26 @@ class AdminTests(TestCase):
         address = reverse("admin:background_task_task_change", args=[task.pk])
         self.assertContains(self.client.get(address), "oops")
 
+    def test_a_form_that_is_saved_while_the_task_runs_leaves_the_claim_alone(self):
+        task = make_task()
+        address = reverse("admin:background_task_task_change", args=[task.pk])
+        form = self.client.get(address).context["adminform"].form
+        values = {name: form[name].value() for name in form.fields}
+        values = {n: "" if v is None else v for n, v in values.items()}
+        moment = values.pop("run_at")
+        values |= {"run_at_0": moment.date(), "run_at_1": moment.time()}
+        values |= {"repeat_until_0": "", "repeat_until_1": "", "priority": 9}
+        claimed = task.lock("a-runner")
+
+        answer = self.client.post(address, values)
+
+        self.assertEqual(answer.status_code, 302)
+        now = Task.objects.get(pk=task.pk)
+        self.assertEqual(now.priority, 9)
+        self.assertEqual(
+            (now.locked_by, now.locked_at), ("a-runner", claimed.locked_at)
+        )
+
     def test_who_may_only_look_at_tasks_changes_no_priority(self):
         task = make_task()
         clerk = User.objects.create_user("clerk", is_staff=True)
