@@ -292,9 +292,20 @@ class DatabaseQueue:
         tasks = Task.objects.using(self._alias).filter(locked_by=locked_by)
         count = 0
         for task in tasks.only("pk", "locked_by", "locked_at"):
-            self._record(self._books.Claim.of(task), Lost(why))
+            self._lose_one(self._books.Claim.of(task), Lost(why))
             count += 1
         return count
+
+    def _lose_one(self, claim: Any, lost: Lost) -> None:
+        """Record it as lost; abandon it if that is refused, for the others' sake."""
+        try:
+            with transaction.atomic(using=self._alias):
+                self._record(claim, lost)
+        except Exception as error:
+            if isinstance(error, Error) and is_passing(self._connection, error):
+                raise
+            self._tasks_logger.exception("Task %s could not be lost", claim.pk)
+            self._books.abandon(claim, f"{lost}; that could not be recorded: {error}")
 
     def _rescue_from_strangers(self) -> int:
         """Rows that are locked by what is no number and no runner: nobody has them."""

@@ -1,8 +1,9 @@
 """A try whose end the database refuses to have written."""
 
 from django.db import connection
+from django.utils import timezone
 
-from background_task.models import CompletedTask
+from background_task.models import CompletedTask, Task
 from tests.app import misbehaving
 
 from .tools import (
@@ -11,6 +12,7 @@ from .tools import (
     note,
     put,
     row,
+    run_until_empty,
     stop,
     supervised,
     wait_until,
@@ -64,4 +66,18 @@ class RefusedTests(LifecycleTestCase):
             row(failing).last_error, "^Lost: its end could not be recorded: .*refused"
         )
         self.assertEqual(CompletedTask.objects.count(), 1)
+        self.assertNotIn("it is replaced", output)
+
+    def test_a_dead_runners_row_that_is_refused_stops_no_other(self):
+        held = put("unwind", "x", "y", 0, attempts=24)
+        Task.objects.update(locked_by="a ghost", locked_at=timezone.now())
+        healthy = misbehaving.work(str(self.journal), "another")
+
+        output = run_until_empty()
+
+        self.assertIsNone(completed(healthy).failed_at)
+        self.assertRegex(
+            row(held).last_error, "^Lost: its runner is unknown; .*refused"
+        )
+        self.assertIsNone(row(held).locked_by)
         self.assertNotIn("it is replaced", output)
