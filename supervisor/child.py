@@ -198,6 +198,8 @@ class Child:
             return Succeeded()
         if self.stopping is not None:
             return self.stopping
+        if report is None and draining and self._was_stopped_unbegun():
+            return Released("the runner was stopped before it began")
         if report is None:
             return Crashed(self._exitcode, while_starting=self.begun is None)
         if report.verdict == "unprepared":
@@ -205,6 +207,11 @@ class Child:
         if report.verdict == "stopped" and draining:
             return Released("the runner was stopped")
         return Failed(report.error, report.permanent)
+
+    def _was_stopped_unbegun(self) -> bool:
+        """Did a signal to everybody end it before anything of the task had run?"""
+        asked = {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
+        return self.begun is None and self._exitcode in asked
 
     def _in_time(self, report: Report) -> bool:
         """Was it said before we stopped it? A release is no limit: it may finish."""

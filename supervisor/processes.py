@@ -139,6 +139,8 @@ def send_signal(pid: int, pidfd: int | None, number: int) -> None:
             signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
         pass  # it died before we asked
+    except PermissionError:
+        pass  # it has become another user's, as by a setuid program: out of our reach
 
 
 def kill_supervisor(pid: int, start: int) -> None:
