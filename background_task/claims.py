@@ -3,85 +3,102 @@
 Correctness is one guarded UPDATE on every database: still unlocked? Then mine.
 `SKIP LOCKED`, where the database has it, is a courtesy that keeps runners from queuing
 behind one another. This is the only module where databases differ.
+
+The cost of a claim does not grow with the tables: every statement reads a bounded part
+of one index (docs/decisions/0011-claims-that-do-not-grow.md has the plans). Tasks of
+other queues are never seen, future ones are stepped over a priority at a time, and
+those of unknown names are passed by in Python up to a limit, by name beyond it.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import connections, router
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from . import leases
+from .indexes import WAITING
 from .managers import TaskQuerySet
-from .models import Task
+from .models import Runner, Task
+from .settings import app_settings
 
 logger = logging.getLogger("background_task.tasks")
 
 _last_claim: datetime | None = None
 
+_BY_PRIORITY = "bgtask_waiting"
+_BY_QUEUE = "bgtask_waiting_queue"
+_BY_NAME = "bgtask_waiting_name"
 
-_SHOWN = 20
-
-
-def choose(names: Collection[str], queues: Collection[str]) -> TaskQuerySet:
-    """Return the due tasks of these names that nobody holds, the next one first.
-
-    Of these queues only, or of every queue and of none if none is named. Names that
-    are unknown here are left alone: another runner may know them.
-    """
-    return _due(queues).filter(task_name__in=names).in_order()
-
-
-def unknown_names(names: Collection[str], queues: Collection[str]) -> set[str]:
-    """Return at most twenty other names of tasks that are due in these queues."""
-    others = _due(queues).exclude(task_name__in=names).order_by()
-    return set(others.values_list("task_name", flat=True).distinct()[:_SHOWN])
-
-
-def _due(queues: Collection[str]) -> TaskQuerySet:
-    now = timezone.now()
-    tasks: TaskQuerySet = Task.objects.using(router.db_for_write(Task)).all()
-    tasks = tasks.unlocked(now).due(now)
-    return tasks.filter(queue__in=queues) if queues else tasks
+_SHOWN = 20  # unknown names that are told of
+_PRIORITIES = 16  # that a look steps down, per queue
+_PASSED_BY = 500  # due tasks of one priority that a look reads past unknown names
+_OF_EACH_NAME = 50  # due the longest, among which the most urgent is found beyond that
 
 
 def claim(
     runner_id: str, names: Collection[str], queues: Collection[str], n: int
 ) -> list[Task]:
-    """Lock at most `n` tasks for a runner and return them, the next one first.
+    """Lock at most `n` due tasks for a runner and return them, the next one first.
 
-    Called inside a transaction. Raises LeaseLost when the runner is not trusted any
-    more: what it would take might be taken for lost at once.
+    Of these queues only, or of every queue and of none if none is named. Names that
+    are unknown here are left alone: another runner may know them. Called inside a
+    transaction. Raises LeaseLost when the runner is not trusted any more: what it would
+    take might be taken for lost at once.
     """
     leases.hold(runner_id)
-    database = router.db_for_write(Task)
-    chosen = choose(names, queues)
-    features = connections[database].features
-    if features.has_select_for_update:
-        of = ("self",) if features.has_select_for_update_of else ()
-        skip = features.has_select_for_update_skip_locked
-        chosen = chosen.select_for_update(skip_locked=skip, of=of)
-    tasks = list(chosen[:n])
+    tasks = _Look(names, queues, lock=True).next(n)
     if not tasks:
         return []
     locked_at = _moment_of_claim()
-    rows: TaskQuerySet = Task.objects.using(database).filter(
-        pk__in=[task.pk for task in tasks]
-    )
-    taken = rows.unlocked(timezone.now()).update(
-        locked_by=runner_id, locked_at=locked_at
-    )
+    rows = _tasks().filter(pk__in=[task.pk for task in tasks])
+    taken = rows.filter(locked_by=None).update(locked_by=runner_id, locked_at=locked_at)
     if taken < len(tasks):
-        mine = set(
-            rows.filter(locked_by=runner_id, locked_at=locked_at).values_list(
-                "pk", flat=True
-            )
-        )
-        tasks = [task for task in tasks if task.pk in mine]
+        mine = rows.filter(locked_by=runner_id, locked_at=locked_at)
+        pks = set(mine.values_list("pk", flat=True))
+        tasks = [task for task in tasks if task.pk in pks]
     for task in tasks:
         task.locked_by, task.locked_at = runner_id, locked_at
     return tasks
+
+
+def may_be_due(names: Collection[str], queues: Collection[str]) -> bool:
+    """Look, without locking anything, whether a claim would find something."""
+    return bool(_Look(names, queues, lock=False).next(1))
+
+
+def next_run_at() -> datetime | None:
+    """Return when the first task that is not due yet will be; of any name and queue."""
+    later = _tasks().filter(run_at__gt=timezone.now())
+    return later.order_by("run_at").values_list("run_at", flat=True).first()
+
+
+def unknown_names(names: Collection[str], queues: Collection[str]) -> set[str]:
+    """Return at most twenty other names of tasks that are due in these queues."""
+    due = _tasks().filter(WAITING, run_at__lte=timezone.now())
+    if queues:
+        due = due.filter(queue__in=queues)
+    unknown: set[str] = set()
+    for name in _distinct(_tasks().filter(WAITING), "task_name", _BY_NAME):
+        if name not in names and due.filter(task_name=name).exists():
+            unknown.add(name)
+            if len(unknown) == _SHOWN:
+                break
+    return unknown
+
+
+def free_expired() -> int:
+    """Unlock what has been locked for MAX_RUN_TIME and is no runner's; return how many.
+
+    The rule of 1.2.8, for the locks of its runners and of in-process runners.
+    """
+    limit = timedelta(seconds=app_settings.BACKGROUND_TASK_MAX_RUN_TIME)
+    rows = _tasks().filter(locked_at__lt=timezone.now() - limit)
+    held = Runner._base_manager.filter(pk=OuterRef("locked_by"))
+    return rows.exclude(Exists(held)).update(locked_by=None, locked_at=None)
 
 
 def reclaim_pids() -> int:
@@ -90,12 +107,136 @@ def reclaim_pids() -> int:
     A pid names no host: only a person can know that no runner of 1.2.8 and no
     in-process runner is left. Costs no attempt, as when such a lock expires.
     """
-    rows: TaskQuerySet = Task.objects.using(router.db_for_write(Task)).filter(
-        locked_by__regex=r"^[0-9]+$"
-    )
+    rows = _tasks().filter(locked_by__regex=r"^[0-9]+$")
     reclaimed = rows.update(locked_by=None, locked_at=None)
     logger.warning("Tasks unlocked that were locked by a bare pid: %s", reclaimed)
     return reclaimed
+
+
+def _distinct(
+    rows: TaskQuerySet, field: str, index: str, *, descending: bool = False
+) -> Iterator[Any]:
+    """Yield the values of a column in order: one step in an index for each.
+
+    The databases' own DISTINCT reads every row.
+    """
+    beyond = f"{field}__{'lt' if descending else 'gt'}"
+    rows = rows.only(field).order_by(f"-{field}" if descending else field)
+    found = _read(rows[:1], index)
+    while found:
+        value = getattr(found[0], field)
+        yield value
+        found = _read(rows.filter(**{beyond: value})[:1], index)
+
+
+def _read(rows: TaskQuerySet, index: str) -> list[Task]:
+    """Return the rows, read in the order of this index.
+
+    MySQL and MariaDB have to be told: with a small LIMIT they take the index of
+    `run_at` and read every task that has been due for longer.
+    """
+    connection = connections[rows.db]
+    if connection.vendor != "mysql":
+        return list(rows)
+    sql, params = rows.query.get_compiler(connection=connection).as_sql()
+    table = f"FROM {connection.ops.quote_name(Task._meta.db_table)}"
+    sql = sql.replace(table, f"{table} FORCE INDEX ({index})", 1)
+    return list(Task.objects.using(rows.db).raw(sql, params))
+
+
+class _Look:
+    """One look at what is due: in which order, and which rows may be taken."""
+
+    def __init__(
+        self, names: Collection[str], queues: Collection[str], *, lock: bool
+    ) -> None:
+        self._names = frozenset(names)
+        self._queues = frozenset(queues)
+        self._lock = lock
+        self._now = timezone.now()
+        self._descending = app_settings.BACKGROUND_TASK_PRIORITY_ORDERING == "-"
+
+    def next(self, n: int) -> list[Task]:
+        """Return at most `n` tasks, the next one first."""
+        waiting = _tasks().filter(WAITING)
+        if not self._queues:
+            return self._of_lane(waiting, _BY_PRIORITY, n)
+        found: list[Task] = []
+        for queue in self._queues:
+            found += self._of_lane(waiting.filter(queue=queue), _BY_QUEUE, n)
+        return sorted(found, key=self._order)[:n]
+
+    def _order(self, task: Task) -> tuple[int, datetime]:
+        return -task.priority if self._descending else task.priority, task.run_at
+
+    def _of_lane(self, lane: TaskQuerySet, index: str, n: int) -> list[Task]:
+        """Step down the priorities; give up after some, and ask for each name.
+
+        Each step costs two short statements, whatever waits there.
+        """
+        found: list[Task] = []
+        priorities = _distinct(lane, "priority", index, descending=self._descending)
+        for step, priority in enumerate(priorities):
+            tasks = None
+            if step < _PRIORITIES:
+                level = lane.filter(priority=priority)
+                tasks = self._of_priority(level, index, n - len(found))
+            if tasks is None:
+                rest = lane.exclude(pk__in=[task.pk for task in found])
+                return found + self._of_each_name(rest, n - len(found))
+            found += tasks
+            if len(found) == n:
+                break
+        return found
+
+    def _of_priority(
+        self, level: TaskQuerySet, index: str, n: int
+    ) -> list[Task] | None:
+        """Return the tasks of one priority; None if too many unknown ones lead."""
+        due = level.filter(run_at__lte=self._now).order_by("run_at")
+        tasks = _read(self._locked(due)[:n], index)
+        if all(map(self._knows, tasks)):
+            return tasks
+        front = _read(due.only("task_name", "queue")[:_PASSED_BY], index)
+        known = [task.pk for task in front if self._knows(task)][:n]
+        if len(known) < n and len(front) == _PASSED_BY:
+            return None
+        return self._of_keys(known)
+
+    def _of_each_name(self, lane: TaskQuerySet, n: int) -> list[Task]:
+        """Return the most urgent of those that have been due the longest, by name."""
+        best: list[Task] = []
+        due = lane.filter(run_at__lte=self._now).order_by("run_at")
+        due = due.only("priority", "run_at", "task_name", "queue")
+        for name in self._names:
+            tasks = _read(due.filter(task_name=name)[:_OF_EACH_NAME], _BY_NAME)
+            best += filter(self._knows, tasks)
+        best.sort(key=self._order)
+        return self._of_keys([task.pk for task in best[:n]])
+
+    def _of_keys(self, pks: list[int]) -> list[Task]:
+        """Return those that still wait; asked in SQL, SQLite would look by index."""
+        rows = self._locked(_tasks().filter(pk__in=pks))
+        waiting = [row for row in rows if not row.locked_by and not row.failed_at]
+        return sorted(waiting, key=self._order)
+
+    def _knows(self, task: Task) -> bool:
+        """Is it one of ours, to the letter? Some databases' `=` is not so strict."""
+        mine = not self._queues or task.queue in self._queues
+        return mine and task.task_name in self._names
+
+    def _locked(self, rows: TaskQuerySet) -> TaskQuerySet:
+        features = connections[rows.db].features
+        if not self._lock or not features.has_select_for_update:
+            return rows
+        of = ("self",) if features.has_select_for_update_of else ()
+        skip = features.has_select_for_update_skip_locked
+        return rows.select_for_update(skip_locked=skip, of=of)
+
+
+def _tasks() -> TaskQuerySet:
+    rows: TaskQuerySet = Task.objects.using(router.db_for_write(Task)).all()
+    return rows
 
 
 def _moment_of_claim() -> datetime:

@@ -15,6 +15,7 @@ from django.utils import timezone
 from . import retries
 from .clock import DatabaseTime
 from .exceptions import InvalidTaskError, traceback_text
+from .indexes import WaitingIndex
 from .managers import CompletedTaskQuerySet, TaskManager, TaskQuerySet
 from .settings import app_settings
 
@@ -147,6 +148,13 @@ class Task(BaseTask):
 
     class Meta:
         db_table = "background_task"
+        indexes = (  # what a claim reads
+            WaitingIndex(fields=["priority", "run_at"], name="bgtask_waiting"),
+            WaitingIndex(
+                fields=["queue", "priority", "run_at"], name="bgtask_waiting_queue"
+            ),
+            WaitingIndex(fields=["task_name", "run_at"], name="bgtask_waiting_name"),
+        )
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Save; an empty `locked_by` means nobody, which is NULL."""

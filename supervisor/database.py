@@ -40,7 +40,7 @@ _TARGET = "background_task.execution:execute"
 # available, read-only after a failover.
 _PASSING = ("08", "53", "57", "58", "40", "55P03", "25006")
 # errno of MySQL and MariaDB for a mistake that they call an OperationalError.
-_MYSQL_MISTAKES = {1054, 1146, 1049}
+_MYSQL_MISTAKES = {1054, 1146, 1049, 1176}
 
 
 class DatabaseQueue:
@@ -74,6 +74,7 @@ class DatabaseQueue:
             try:
                 for model in self._models:
                     model._base_manager.using(self._alias).first()
+                self._claims.may_be_due([], [])  # are the indexes there?
             except Error as error:
                 if is_passing(self._connection, error):
                     raise
@@ -143,7 +144,7 @@ class DatabaseQueue:
 
     def may_be_due(self) -> bool:
         with self._translated():
-            return self._claims.choose(list(self._limits), self._queues).exists()
+            return self._claims.may_be_due(list(self._limits), self._queues)
 
     def unknown_names(self) -> set[str]:
         with self._translated():
@@ -169,6 +170,7 @@ class DatabaseQueue:
         with self._translated():
             if runner is not None:
                 return self._bury(runner, "its runner died")
+            self._claims.free_expired()
             others = self._leases.lapsed().exclude(place=self._runner.place)
             buried = sum(
                 self._bury(row.id, f"nothing was heard of its runner on {row.host}")

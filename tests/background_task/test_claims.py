@@ -120,9 +120,86 @@ class ClaimTests(ClaimTestCase):
             make_task("job", (owner,), locked_by=owner, locked_at=long_ago)
 
         with override_settings(MAX_RUN_TIME=3600):
+            self.assertEqual(self.claim(), [])
+            self.assertEqual(claims.free_expired(), 1)
+
+        self.assertEqual(self.params(self.claim()), ["4711"])
+
+    def test_the_order_holds_across_queues(self):
+        for queue, priority in (("a", 1), ("b", 2), ("a", 3), ("b", 0)):
+            make_task("job", (priority,), queue=queue, priority=priority)
+
+        claimed = self.params(self.claim(3, queues=("a", "b")))
+
+        self.assertEqual(claimed, [3, 2, 1])
+        self.assertEqual(Task.objects.filter(locked_by=None).get().priority, 0)
+
+    def test_future_tasks_of_higher_priorities_are_stepped_over(self):
+        for priority in range(1, 2 * claims._PRIORITIES):
+            later = timezone.now() + HOUR
+            make_task("job", ("later",), run_at=later, priority=priority)
+        make_task("job", ("now",), priority=-5)
+        make_task("job", ("sooner",), priority=-4)
+
+        self.assertTrue(claims.may_be_due(("job",), ()))
+        self.assertEqual(self.params(self.claim(1)), ["sooner"])
+        self.assertEqual(self.params(self.claim()), ["now"])
+        self.assertFalse(claims.may_be_due(("job",), ()))
+
+    def test_a_few_unknown_names_in_front_change_no_order(self):
+        for priority in range(6):
+            make_task("gone", priority=priority)
+            make_task("job", (priority,), priority=priority)
+
+        self.assertEqual(self.params(self.claim()), [5, 4, 3, 2, 1, 0])
+
+    def test_many_unknown_names_in_front_hide_nothing(self):
+        now = timezone.now()
+        Task.objects.bulk_create(
+            Task(task_name="gone", task_params="[[], {}]", run_at=now - HOUR)
+            for _ in range(claims._PASSED_BY + 1)
+        )
+        for label, priority in (("first", 0), ("last", -2), ("middle", -1)):
+            make_task("job", (label,), priority=priority)
+
+        with CaptureQueriesContext(connection) as queries:
             claimed = self.params(self.claim())
 
-        self.assertEqual(claimed, ["4711"])
+        self.assertEqual(claimed, ["first", "middle", "last"])
+        self.assertLess(len(queries), 12)
+        self.assertEqual(claims.unknown_names(("job",), ()), {"gone"})
+
+    def test_names_and_queues_are_the_same_to_the_letter_only(self):
+        for name, queue in (("Job", "a"), ("job ", "a"), ("job", "A"), ("job", "a ")):
+            make_task(name, queue=queue)
+        make_task("job", ("mine",), queue="a")
+
+        self.assertEqual(self.params(self.claim(queues=("a",))), ["mine"])
+
+    def test_what_is_next_is_known_without_a_look_at_the_due(self):
+        self.assertIsNone(claims.next_run_at())
+        make_task("job")
+        soon = make_task("job", run_at=timezone.now() + HOUR)
+        make_task("job", run_at=timezone.now() + 2 * HOUR)
+
+        self.assertEqual(claims.next_run_at(), Task.objects.get(pk=soon.pk).run_at)
+
+    def test_each_look_reads_one_index_in_its_order(self):
+        if connection.vendor != "sqlite":
+            self.skipTest("only SQLite plans the same for few rows as for a million")
+        make_task("gone", priority=2)
+        make_task("job", run_at=timezone.now() + HOUR, priority=1)
+        with CaptureQueriesContext(connection) as queries:
+            claims.may_be_due(("job",), ())
+            claims.may_be_due(("job",), ("a",))
+            claims.unknown_names(("job",), ())
+
+        for query in queries:
+            with connection.cursor() as cursor:
+                cursor.execute(f"EXPLAIN QUERY PLAN {query['sql']}")
+                plan = " ".join(row[3] for row in cursor.fetchall())
+            self.assertRegex(plan, "INDEX bgtask_waiting|PRIMARY KEY", query["sql"])
+            self.assertNotIn("TEMP B-TREE", plan, query["sql"])
 
     def test_who_is_not_trusted_claims_nothing(self):
         make_task("job", (1,))

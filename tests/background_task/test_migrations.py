@@ -13,7 +13,7 @@ from django.test import SimpleTestCase, TransactionTestCase
 from background_task.models import CompletedTask, Runner, Task
 
 UPSTREAM = ("background_task", "0002_auto_20170927_1109")
-LATEST = ("background_task", "0005_runner")
+LATEST = ("background_task", "0006_waiting_indexes")
 
 
 class StateTests(SimpleTestCase):
