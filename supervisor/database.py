@@ -395,9 +395,13 @@ def _limit_waiting(connection: BaseDatabaseWrapper, seconds: float) -> None:
         # waiting; the bookkeeper's begin with the write lock.
         options["transaction_mode"] = "IMMEDIATE"
 
+    from background_task import claims
+
     def limit_session(sender: Any, connection: Any, **kwargs: Any) -> None:
         with connection.cursor() as cursor:
             for statement in _session_limits(connection, seconds):
+                cursor.execute(statement)
+            for statement in claims.SESSION.get(connection.vendor, ()):
                 cursor.execute(statement)
 
     connection_created.connect(limit_session, weak=False)
