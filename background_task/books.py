@@ -1,10 +1,12 @@
-"""How a try enters the books: succeed, fail, release, abandon; one transaction each.
+"""How tries enter the books: succeed, fail, release, abandon; one transaction each.
 
 A try is named by its claim: the task, who locked it, and when. Every write is guarded
 by it: a writer who comes late finds no such row, changes nothing and is told so. The
-in-process runner and the supervisor's bookkeeper both write through this module.
+in-process runner and the supervisor's bookkeeper both write through this module; the
+bookkeeper many at once, in as many statements as for one.
 """
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Self, cast
@@ -61,18 +63,17 @@ class Entry:
         return cls(task=Task(id=pk, **values), completed=row)
 
 
+class Ending(NamedTuple):
+    """How a try ended: well if there is no error."""
+
+    claim: Claim
+    error: str | None = None
+    permanent: bool = False  # not to be tried again, however few tries there were
+
+
 def succeed(claim: Claim) -> Entry | None:
     """Complete a task, and plan its repetition; None if the claim holds no more."""
-    with transaction.atomic(using=_database()):
-        task = _locked(claim)
-        if task is None:
-            return None
-        task.attempts += 1
-        task.last_error = ""  # a former try's
-        completed = task.create_completed_task()
-        repetition = task.create_repetition()
-        _claimed(claim).delete()
-    return Entry(task=task, completed=completed, repetition=repetition)
+    return record([Ending(claim)])[0]
 
 
 def fail(claim: Claim, error: str, *, permanent: bool = False) -> Entry | None:
@@ -80,15 +81,23 @@ def fail(claim: Claim, error: str, *, permanent: bool = False) -> Entry | None:
 
     It fails for good if `permanent`, or with the last of MAX_ATTEMPTS tries.
     """
+    return record([Ending(claim, error, permanent)])[0]
+
+
+def record(endings: Sequence[Ending]) -> list[Entry | None]:
+    """Enter how each of these tries ended; None for each whose claim holds no more.
+
+    All or none: an ending that the database refuses undoes the rest.
+    """
     with transaction.atomic(using=_database()):
-        task = _locked(claim)
-        if task is None:
-            return None
-        task.attempts += 1
-        task.last_error = error
-        if permanent or task.has_reached_max_attempts():
-            return _give_up(claim, task)
-        return _try_again(claim, task)
+        tasks = _locked([ending.claim for ending in endings])
+        entries = {
+            claim: _entered(tasks[claim], error, permanent)
+            for claim, error, permanent in endings
+            if claim in tasks
+        }
+        _write(list(entries.values()))
+    return [entries.get(ending.claim) for ending in endings]
 
 
 def release(claim: Claim) -> bool:
@@ -96,9 +105,16 @@ def release(claim: Claim) -> bool:
 
     For tries that were stopped for the runner's sake, or never began.
     """
+    return bool(release_all([claim]))
+
+
+def release_all(claims: Collection[Claim]) -> set[Claim]:
+    """Give tasks back, as `release` does; return which were."""
     # A savepoint, if a transaction is open: a refusal must not undo what else is in it.
     with transaction.atomic(using=_database()):
-        return bool(_claimed(claim).update(locked_by=None, locked_at=None))
+        tasks = _locked(claims)
+        _of(tasks.values()).update(locked_by=None, locked_at=None)
+    return set(tasks)
 
 
 def abandon(claim: Claim, error: str) -> bool:
@@ -128,31 +144,56 @@ def announce(entry: Entry) -> None:
     broadcast(signal, Task, task_id=entry.task.pk, completed_task=entry.completed)
 
 
-def _give_up(claim: Claim, task: Task) -> Entry:
-    task.failed_at = timezone.now()
-    logger.warning("Marking task %s as failed", task)
-    completed = task.create_completed_task()
-    _claimed(claim).delete()
-    return Entry(task=task, completed=completed)
-
-
-def _try_again(claim: Claim, task: Task) -> Entry:
+def _entered(task: Task, error: str | None, permanent: bool) -> Entry:
+    """Return what follows from the end of a try, nothing of which is saved yet."""
+    task.attempts += 1
+    if error is None:
+        task.last_error = ""  # a former try's
+        completed = task.completed_task()
+        return Entry(task=task, completed=completed, repetition=task.repetition())
+    task.last_error = error
+    if permanent or task.has_reached_max_attempts():
+        task.failed_at = timezone.now()
+        logger.warning("Marking task %s as failed", task)
+        return Entry(task=task, completed=task.completed_task())
     wait = retries.backoff(task.attempts)
     task.run_at = timezone.now() + wait
     task.locked_by = task.locked_at = None
     logger.warning("Rescheduling task %s for %s later at %s", task, wait, task.run_at)
-    _claimed(claim).update(
-        attempts=task.attempts,
-        run_at=task.run_at,
-        last_error=task.last_error,
-        locked_by=None,
-        locked_at=None,
-    )
     return Entry(task=task)
+
+
+def _write(entries: Collection[Entry]) -> None:
+    """Write all that follows, in as many statements for many as for one."""
+    _save(entry.completed for entry in entries if entry.completed)
+    _save(entry.repetition for entry in entries if entry.repetition)
+    if over := [entry.task for entry in entries if entry.completed]:
+        _of(over).delete()
+    if again := [entry.task for entry in entries if not entry.completed]:
+        changed = ("attempts", "run_at", "last_error", "locked_by", "locked_at")
+        Task.objects.using(_database()).bulk_update(again, changed)
+
+
+def _save(rows: Iterable[Task | CompletedTask]) -> None:
+    """Save new rows; one as the in-process runner does, with the model's signals."""
+    new = list(rows)
+    knows_keys = connections[_database()].features.can_return_rows_from_bulk_insert
+    if len(new) > 1 and knows_keys:
+        type(new[0])._base_manager.using(_database()).bulk_create(new)
+        return
+    for row in new:
+        row.save(using=_database())
 
 
 def _database() -> str:
     return router.db_for_write(Task)
+
+
+def _of(tasks: Iterable[Task]) -> TaskQuerySet:
+    rows: TaskQuerySet = Task.objects.using(_database()).filter(
+        pk__in=[task.pk for task in tasks]
+    )
+    return rows
 
 
 def _claimed(claim: Claim) -> TaskQuerySet:
@@ -160,11 +201,16 @@ def _claimed(claim: Claim) -> TaskQuerySet:
     return rows
 
 
-def _locked(claim: Claim) -> Task | None:
-    """Return the claimed task, its row locked until the transaction ends."""
-    rows = _claimed(claim)
+def _locked(claims: Collection[Claim]) -> dict[Claim, Task]:
+    """Return the claimed tasks, their rows locked until the transaction ends."""
+    wanted = set(claims)
+    rows: TaskQuerySet = Task.objects.using(_database()).filter(
+        pk__in=[claim.pk for claim in wanted]
+    )
     if not connections[_database()].features.has_select_for_update:
         # SQLite: a transaction that begins with a read fails at once, without waiting,
         # if another writes before it does. So begin with a write that changes nothing.
         rows.update(locked_at=F("locked_at"))
-    return rows.select_for_update().first()
+    locked = rows.select_for_update().order_by("pk")
+    found = {Claim.of(task): task for task in locked}
+    return {claim: task for claim, task in found.items() if claim in wanted}

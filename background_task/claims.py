@@ -29,8 +29,8 @@ logger = logging.getLogger("background_task.tasks")
 
 _last_claim: datetime | None = None
 
-# Of a connection that claims. Before a burst of tasks has been analyzed PostgreSQL thinks
-# that next to nothing waits, and sorts all of it: 100 ms for each 100,000 tasks.
+# For a connection that claims. Before a burst of tasks has been analyzed PostgreSQL
+# thinks that next to nothing waits, and sorts it all: 100 ms for each 100,000 tasks.
 SESSION = {
     "postgresql": (
         "SET enable_sort = off",

@@ -218,17 +218,28 @@ class Task(BaseTask):
 
     def create_completed_task(self) -> "CompletedTask":
         """Save and return a CompletedTask with the values of this one, ended now."""
+        completed = self.completed_task()
+        completed.save(using=self._state.db)
+        return completed
+
+    def completed_task(self) -> "CompletedTask":
+        """Return what `create_completed_task` saves."""
         values = {
             field.attname: getattr(self, field.attname)
             for field in CompletedTask._meta.concrete_fields
             if field.attname not in {"id", "run_at"}
         }
-        completed = CompletedTask(run_at=timezone.now(), **values)
-        completed.save(using=self._state.db)
-        return completed
+        return CompletedTask(run_at=timezone.now(), **values)
 
     def create_repetition(self) -> "Task | None":
         """Save and return the next run of a repeating task; None at the chain's end."""
+        repetition = self.repetition()
+        if repetition is not None:
+            repetition.save(using=self._state.db)
+        return repetition
+
+    def repetition(self) -> "Task | None":
+        """Return what `create_repetition` saves."""
         if not self.is_repeating_task():
             return None
         run_at = retries.next_occurrence(
@@ -236,11 +247,6 @@ class Task(BaseTask):
         )
         if run_at is None:
             return None
-        repetition = self._repetition(run_at)
-        repetition.save(using=self._state.db)
-        return repetition
-
-    def _repetition(self, run_at: datetime) -> "Task":
         return Task(
             task_name=self.task_name,
             task_params=self.task_params,

@@ -276,6 +276,83 @@ class FenceTests(TestCase):
         self.assertEqual(Task.objects.count(), 1)
 
 
+class ManyTests(TransactionTestCase):
+    """Many endings in one transaction, as the bookkeeper writes them."""
+
+    def endings(self, times):
+        """Return endings of each kind, `times` of each, in turn."""
+        endings = []
+        for _ in range(times):
+            _, well = make_claimed_task(repeat=60)
+            _, again = make_claimed_task()
+            _, for_good = make_claimed_task()
+            endings += [
+                books.Ending(well),
+                books.Ending(again, f"oops of {again.pk}"),
+                books.Ending(for_good, "never", permanent=True),
+            ]
+        return endings
+
+    def test_each_task_gets_its_own_ending(self):
+        endings = self.endings(2)
+
+        entries = books.record(endings)
+
+        for (claim, _, _), entry in zip(endings, entries, strict=True):
+            self.assertEqual(entry.task.pk, claim.pk)
+            if entry.completed:
+                row = CompletedTask.objects.get(pk=entry.completed.pk)
+                self.assertEqual(bool(row.failed_at), row.last_error == "never")
+            else:
+                row = Task.objects.get(pk=claim.pk)
+                self.assertEqual(row.last_error, f"oops of {claim.pk}")
+                self.assertEqual(
+                    (row.attempts, row.locked_by, row.run_at),
+                    (1, None, entry.task.run_at),
+                )
+        self.assertEqual(CompletedTask.objects.count(), 4)
+        self.assertEqual(Task.objects.filter(repeat=60).count(), 2)
+
+    def test_the_statements_do_not_grow_with_the_batch(self):
+        few, many = self.endings(2), self.endings(20)
+
+        with CaptureQueriesContext(connection) as for_few:
+            books.record(few)
+        with CaptureQueriesContext(connection) as for_many:
+            books.record(many)
+
+        self.assertEqual(len(for_few), len(for_many))
+
+    def test_what_is_fenced_stops_no_other(self):
+        endings = self.endings(1)
+        Task.objects.filter(pk=endings[0].claim.pk).update(locked_by="another")
+
+        entries = books.record(endings)
+
+        self.assertEqual([bool(entry) for entry in entries], [False, True, True])
+
+    def test_a_refused_one_undoes_all(self):
+        with model_pointing_at_tasks(models.PROTECT) as Loan:
+            endings = self.endings(1)
+            Loan.objects.create(task_id=endings[0].claim.pk)
+
+            with self.assertRaises(models.ProtectedError):
+                books.record(endings)
+
+            self.assertEqual(CompletedTask.objects.count(), 0)
+            self.assertFalse(Task.objects.filter(locked_by=None).exists())
+
+    def test_many_are_given_back_at_once(self):
+        claims = [claim for claim, _, _ in self.endings(2)]
+        Task.objects.filter(pk=claims[0].pk).update(locked_by="another")
+
+        with CaptureQueriesContext(connection) as queries:
+            self.assertEqual(books.release_all(claims), set(claims[1:]))
+
+        self.assertLessEqual(len(queries), 5)
+        self.assertEqual(Task.objects.filter(locked_by=None).count(), 5)
+
+
 def refuse_repetitions(instance, **kwargs):
     if isinstance(instance, Task):
         raise RuntimeError("no repetition today")
