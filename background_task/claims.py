@@ -16,7 +16,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connections, router
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Value
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from . import leases
@@ -65,7 +66,10 @@ def claim(
         return []
     locked_at = _moment_of_claim()
     rows = _tasks().filter(pk__in=[task.pk for task in tasks])
-    taken = rows.filter(locked_by=None).update(locked_by=runner_id, locked_at=locked_at)
+    # "Still unlocked?" as no index can answer it: PostgreSQL would take the index of
+    # `locked_by` when it thinks that hardly anything waits, and read all that does.
+    free = rows.alias(holder=Coalesce("locked_by", Value(""))).filter(holder="")
+    taken = free.update(locked_by=runner_id, locked_at=locked_at)
     if taken < len(tasks):
         mine = rows.filter(locked_by=runner_id, locked_at=locked_at)
         pks = set(mine.values_list("pk", flat=True))

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-from datetime import datetime
 from types import TracebackType
 from typing import Any
 
