@@ -9,7 +9,7 @@ bookkeeper many at once, in as many statements as for one.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 from django.db import connections, router, transaction
 from django.db.models import F
@@ -176,7 +176,7 @@ def _write(entries: Collection[Entry]) -> None:
 
 def _save(rows: Iterable[Task | CompletedTask]) -> None:
     """Save new rows; one as the in-process runner does, with the model's signals."""
-    new = list(rows)
+    new: list[Any] = list(rows)
     knows_keys = connections[_database()].features.can_return_rows_from_bulk_insert
     if len(new) > 1 and knows_keys:
         type(new[0])._base_manager.using(_database()).bulk_create(new)
