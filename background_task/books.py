@@ -53,12 +53,10 @@ class Entry:
         """
         if isinstance(row, Task):
             return cls(task=row)
-        values = {
-            field.attname: getattr(row, field.attname)
-            for field in Task._meta.concrete_fields
-            if field.attname != "id"
-        }
-        return cls(task=Task(id=pk, **values), completed=row)
+        names = [field.attname for field in Task._meta.concrete_fields]
+        values = [pk if name == "id" else getattr(row, name) for name in names]
+        task = Task.from_db(row._state.db, names, values)
+        return cls(task=task, completed=row)
 
 
 def succeed(claim: Claim) -> Entry | None:
@@ -139,7 +137,7 @@ def _give_up(claim: Claim, task: Task) -> Entry:
 def _try_again(claim: Claim, task: Task) -> Entry:
     wait = retries.backoff(task.attempts)
     task.run_at = timezone.now() + wait
-    task.locked_by = task.locked_at = None
+    task.holds_claim(None, None)
     logger.warning("Rescheduling task %s for %s later at %s", task, wait, task.run_at)
     _claimed(claim).update(
         attempts=task.attempts,

@@ -47,9 +47,15 @@ def _due(queues: Collection[str]) -> TaskQuerySet:
 
 
 def claim(
-    runner_id: str, names: Collection[str], queues: Collection[str], n: int
+    runner_id: str,
+    names: Collection[str],
+    queues: Collection[str],
+    n: int,
+    running: Collection[int] = (),
 ) -> list[Task]:
     """Lock at most `n` tasks for a runner and return them, the next one first.
+
+    None of the `running`, whatever their rows say: somebody may have unlocked them.
 
     Called inside a transaction. Raises LeaseLost when the runner is not trusted any
     more: what it would take might be taken for lost at once.
@@ -57,6 +63,8 @@ def claim(
     leases.hold(runner_id)
     database = router.db_for_write(Task)
     chosen = choose(names, queues)
+    if running:
+        chosen = chosen.exclude(pk__in=running)
     features = connections[database].features
     if features.has_select_for_update:
         of = ("self",) if features.has_select_for_update_of else ()
@@ -80,7 +88,7 @@ def claim(
         )
         tasks = [task for task in tasks if task.pk in mine]
     for task in tasks:
-        task.locked_by, task.locked_at = runner_id, locked_at
+        task.holds_claim(runner_id, locked_at)
     return tasks
 
 

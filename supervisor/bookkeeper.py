@@ -187,7 +187,7 @@ class _Desk:
         it is released. One whose end was refused is settled in another way. What can't
         be settled now is left to the next renewal.
         """
-        for claim in self._queue.held() - self._held:
+        for claim in self._queue.strays(self._held):
             self._record_alone(claim, Released("claimed, and never started"))
         settled = [claim for claim in sorted(self._let_go) if self._settled(claim)]
         if settled:
@@ -284,7 +284,8 @@ class _Desk:
         with self._queue.transaction():
             for claim, outcome in ended:
                 self._queue.record(claim, outcome)
-            jobs = self._queue.claim(wanted) if wanted else []
+            held = self._held.difference(claim for claim, _ in ended)
+            jobs = self._queue.claim(wanted, held) if wanted else []
         self._credits -= len(jobs)
         self._held.update(job.claim for job in jobs)
         if jobs and self._pauses:
@@ -425,7 +426,7 @@ class _Desk:
             return
         try:
             with self._queue.transaction():
-                for claim in self._queue.held():
+                for claim in self._queue.strays(()):
                     self._queue.record(claim, Released("claimed, and never started"))
             self._queue.close()
         except QueueUnavailable as error:

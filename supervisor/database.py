@@ -6,7 +6,7 @@ and `AppConfig.ready`: no task and no receiver of a model's signals.
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -113,11 +113,12 @@ class DatabaseQueue:
         with self._translated():
             return self._leases.renew(self._runner.id, self._lease)
 
-    def claim(self, n: int) -> list[Job]:
+    def claim(self, n: int, held: Collection[str]) -> list[Job]:
+        running = {self._parse(claim).pk for claim in held}
         with self._translated():
             try:
                 tasks = self._claims.claim(
-                    self._runner.id, list(self._limits), self._queues, n
+                    self._runner.id, list(self._limits), self._queues, n, running
                 )
             except self._leases.LeaseLost as error:
                 raise QueueUnavailable(str(error)) from error
@@ -131,14 +132,15 @@ class DatabaseQueue:
         with self._translated():
             self._books.abandon(self._parse(claim), text)
 
-    def held(self) -> set[str]:
+    def strays(self, held: Collection[str]) -> set[str]:
         Task, _, _ = self._models
+        running = {self._parse(claim).pk for claim in held}
         rows = Task.objects.using(self._alias).filter(locked_by=self._runner.id)
         with self._translated():
             return {
                 _claim_text(pk, locked_at)
                 for pk, locked_at in rows.values_list("pk", "locked_at")
-                if locked_at is not None
+                if locked_at is not None and pk not in running
             }
 
     def may_be_due(self) -> bool:
