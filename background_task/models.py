@@ -170,9 +170,9 @@ class Task(BaseTask):
         """
         if self.__dict__.get("locked_by") == "":
             self.locked_by = None
-        elsewhere = using is not None and using != self._state.db
-        is_new = self.pk is None or self._state.adding or bool(force_insert)
-        if update_fields is None and not (is_new or elsewhere):
+        here = using is None or using == self._state.db
+        has_row = bool(self.pk) and not self._state.adding
+        if here and has_row and update_fields is None and not force_insert:
             update_fields = self._fields_to_update()
         saved = _CLAIM if update_fields is None else _CLAIM.intersection(update_fields)
         super().save(
@@ -184,10 +184,8 @@ class Task(BaseTask):
         self._know_claim(saved)
 
     @classmethod
-    def from_db(
-        cls, db: str | None, field_names: Collection[str], values: Collection[Any]
-    ) -> Self:
-        task = super().from_db(db, field_names, values)
+    def from_db(cls, *args: Any, **kwargs: Any) -> Self:
+        task = super().from_db(*args, **kwargs)
         task._know_claim(_CLAIM)
         return task
 
