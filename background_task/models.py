@@ -218,6 +218,10 @@ class Task(BaseTask):
         }
         return fields - self.get_deferred_fields() - known
 
+    def with_id(self) -> str:
+        """Return how logs call it, such as `4 (shop.tasks.send_receipt)`."""
+        return f"{self.pk} ({self})"
+
     def params(self) -> tuple[list[Any], dict[str, Any]]:
         """Return the positional and the keyword arguments."""
         args, kwargs = json.loads(self.task_params)

@@ -4,7 +4,7 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -184,10 +184,8 @@ class DBTaskRunner:
     def get_task_to_run(self, tasks: "Tasks", queue: str | None = None) -> Task | None:
         """Claim the next task that `tasks` knows; None if there is none to be had."""
         try:
-            return self._claim_next(tasks, queue)
+            return self.claim_next(tasks, [queue] if queue else [])
         except OperationalError:
-            logger.warning("Failed to retrieve tasks. Database unreachable.")
-            _forget_broken_connections()
             return None
 
     def run_task(self, tasks: "Tasks", task: Task) -> None:
@@ -203,10 +201,25 @@ class DBTaskRunner:
         self.run_task(tasks, task)
         return True
 
-    def _claim_next(self, tasks: "Tasks", queue: str | None) -> Task | None:
-        available = Task.objects.find_available(queue).filter(
+    def claim_next(self, tasks: "Tasks", queues: Sequence[str]) -> Task | None:
+        """Claim the next task of these queues, or of any if none is named.
+
+        None if there is none to be had. Raises OperationalError, having logged it,
+        while the database is away.
+        """
+        try:
+            return self._claim_next(tasks, queues)
+        except OperationalError:
+            logger.warning("Failed to retrieve tasks. Database unreachable.")
+            _forget_broken_connections()
+            raise
+
+    def _claim_next(self, tasks: "Tasks", queues: Sequence[str]) -> Task | None:
+        available = Task.objects.find_available().filter(
             task_name__in=list(tasks._tasks)
         )
+        if queues:
+            available = available.filter(queue__in=queues)
         lost: list[int] = []
         # A few at a time, since others may claim the first ones before this one does.
         while candidates := list(available.exclude(pk__in=lost)[:5]):

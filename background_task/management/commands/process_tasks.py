@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import Error, OperationalError, connections, router
+from django.db import Error, InterfaceError, OperationalError, connections, router
 
 from background_task import __version__, claims, execution, streams
 from background_task.models import CompletedTask, Task
@@ -40,7 +40,7 @@ from background_task.supervisor.options import (
     parse_memory,
     parse_seconds,
 )
-from background_task.supervisor.supervisor import Supervisor
+from background_task.supervisor.supervisor import EX_UNWRITTEN, Supervisor
 from background_task.supervisor.wakeups import Wakeups
 
 logger = logging.getLogger("background_task.tasks")
@@ -109,8 +109,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--in-process",
             action="store_true",
-            help="run the tasks one by one in this very process, without a supervisor "
-            "and without limits",
+            help="run the tasks one by one in this very process, without a supervisor, "
+            "limits or a lease: a task that takes longer than MAX_RUN_TIME may be "
+            "started again by another runner, and one whose runner was killed waits for "
+            "so long; for tests and debugging",
         )
 
         parser.add_argument(
@@ -208,7 +210,7 @@ class InProcess:
         self._reclaim_pids = options["reclaim_pids"]
         self._pauses = False
         self._told_of: set[str] = set()
-        self._queues: list[str | None] = [*queues] or [None]
+        self._queues = queues
 
     def run(self) -> None:
         """Run what is due until the time is over or a signal comes."""
@@ -220,25 +222,43 @@ class InProcess:
         autodiscover()
         if self._reclaim_pids:
             claims.reclaim_pids()
-        ends_at = clock.now() + self._duration if self._duration > 0 else None
+        ends_at = clock.now() + self._duration if self._duration > 0 else math.inf
         heeded = [signal.SIGTERM, signal.SIGINT]
         if os.name == "posix":
             heeded += [signal.SIGHUP, signal.SIGTSTP, signal.SIGUSR1, signal.SIGUSR2]
         with Wakeups(heeded) as wakeups:
-            while not self._told_to_stop(wakeups):
-                left = math.inf if ends_at is None else ends_at - clock.now()
-                if left <= 0:
-                    return
-                ran = [tasks.run_next_task(queue) for queue in self._queues]
-                if any(ran):
+            while not self._told_to_stop(wakeups) and clock.now() < ends_at:
+                if self._run_next():
                     pause = random.uniform(*TTW_SLOW) if self._pauses else 0.0
+                elif self._until_empty:
+                    return
                 else:
-                    self._tell_of_unknown_names()
-                    if self._until_empty:
-                        return
                     command_logger.debug("waiting for tasks")
                     pause = self._sleep
-                select.select([wakeups], [], [], max(0.0, min(pause, left)))
+                left = max(0.0, ends_at - clock.now())
+                select.select([wakeups], [], [], min(pause, left))
+
+    def _run_next(self) -> bool:
+        """Run the next task of all the queues; return whether there was one."""
+        try:
+            task = tasks._runner.claim_next(tasks, self._queues)
+        except OperationalError as error:
+            if self._until_empty:  # nobody knows
+                text = f"The queue is unavailable: {error}"
+                raise CommandError(text, returncode=EX_UNWRITTEN) from error
+            return False
+        if task is None:
+            self._tell_of_unknown_names()
+            return False
+        try:
+            tasks._runner.run_task(tasks, task)
+        except (OperationalError, InterfaceError) as error:
+            raise CommandError(
+                f"Could not write the end of task {task.with_id()}, which stays locked "
+                f"by {task.locked_by}: {error}",
+                returncode=EX_UNWRITTEN,
+            ) from error
+        return True
 
     def _told_to_stop(self, wakeups: Wakeups) -> bool:
         """Take in which signals have come: two of them change the pace only."""
@@ -255,12 +275,11 @@ class InProcess:
 
     def _tell_of_unknown_names(self) -> None:
         """Warn, once for each, of due tasks that nobody here can run."""
-        queues = [queue for queue in self._queues if queue is not None]
         try:
-            names = claims.unknown_names(list(tasks._tasks), queues) - self._told_of
+            names = claims.unknown_names(list(tasks._tasks), self._queues)
         except OperationalError:
             return  # the runner has told of it
-        if names:
+        if names := names - self._told_of:
             self._told_of |= names
             logger.warning(
                 "Due, but in no tasks.py of this project, and so left alone: %s",
