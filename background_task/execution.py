@@ -3,8 +3,10 @@
 Called by dotted name from the process's first code, `supervisor/entry.py`.
 """
 
+import difflib
 import json
 import logging
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, ClassVar, Protocol
@@ -14,6 +16,7 @@ from django.conf import settings
 from django.db import Error, connections, router
 
 from . import exceptions, signals, streams
+from .settings import app_settings
 
 logger = logging.getLogger("background_task.tasks")
 
@@ -91,7 +94,10 @@ def prepare(environment: dict[str, Any]) -> None:
 
 
 def discover() -> dict[str, Any]:
-    """Return the tasks' names with their decorators' limits, and if anybody listens."""
+    """Return the tasks' names with their decorators' limits, and if anybody listens.
+
+    And warnings, of settings that name no task.
+    """
     from .tasks import tasks
 
     return {
@@ -103,7 +109,20 @@ def discover() -> dict[str, Any]:
             for name, proxy in tasks._tasks.items()
         },
         "listens": any(signal.receivers for signal in _ANNOUNCED),
+        "warnings": list(_unknown_overrides(list(tasks._tasks))),
     }
+
+
+def _unknown_overrides(names: list[str]) -> Iterator[str]:
+    """Tell of limits that are set for a task that is not there."""
+    for name in app_settings.BACKGROUND_TASK_OVERRIDES:
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, 3)
+            meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            yield (
+                f"BACKGROUND_TASK_OVERRIDES sets limits for {name!r}, but no tasks.py "
+                f"of this project has a task of that name.{meant}"
+            )
 
 
 def warm() -> None:

@@ -1,5 +1,6 @@
 """What `process_tasks` refuses before anything starts, and what it runs in-process."""
 
+import math
 import os
 import signal
 import threading
@@ -65,7 +66,21 @@ SETTINGS = [
     ("MAX_ATTEMPTS", 0),
     ("MAX_ATTEMPTS", "three"),
     ("BACKGROUND_TASK_MAX_ATTEMPTS", None),
+    ("BACKGROUND_TASK_MAX_ATTEMPTS", "3"),
+    ("MAX_ATTEMPTS", 2.5),
+    ("MAX_RUN_TIME", "3600"),
+    ("BACKOFF_MULTIPLIER", "4"),
+    ("BACKOFF_MULTIPLIER", -1),
+    ("BACKOFF_MULTIPLIER", math.nan),
+    ("BACKOFF_MULTIPLIER", True),
 ]
+
+# What the in-process runner goes by as well.
+IN_PROCESS_TOO = {
+    name
+    for name, _ in SETTINGS
+    if name.endswith(("MAX_ATTEMPTS", "MAX_RUN_TIME", "BACKOFF_MULTIPLIER"))
+}
 
 
 class RefusalTests(TransactionTestCase):
@@ -87,7 +102,24 @@ class RefusalTests(TransactionTestCase):
     def test_settings_that_cannot_be(self):
         for name, value in SETTINGS:
             with self.subTest(**{name: value}), override_settings(**{name: value}):
-                self.assertIn(name, self.refusal_of())
+                for options in ({}, {"in_process": True}):
+                    if options and name not in IN_PROCESS_TOO:
+                        continue
+                    refusal = self.refusal_of(**options)
+                    self.assertIn(name, refusal)
+
+    def test_a_setting_that_cannot_be_is_told_with_its_value_and_what_is_right(self):
+        with override_settings(BACKGROUND_TASK_MAX_ATTEMPTS="3"):
+            self.assertEqual(
+                self.refusal_of(),
+                "BACKGROUND_TASK_MAX_ATTEMPTS is '3'; it must be a whole number, 1 or "
+                "more. Set BACKGROUND_TASK_MAX_ATTEMPTS = 3.",
+            )
+
+    def test_a_limit_that_is_misspelt_is_told_with_what_was_meant(self):
+        overrides = {NAME: {"max_run_tme": 1}}
+        with override_settings(BACKGROUND_TASK_OVERRIDES=overrides):
+            self.assertIn("max_run_tme: did you mean max_run_time?", self.refusal_of())
 
     def test_the_old_settings_for_workers_too(self):
         with override_settings(

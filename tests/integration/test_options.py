@@ -120,6 +120,24 @@ class UnknownNameTests(LifecycleTestCase):
             self.assertEqual((row(task).attempts, row(task).locked_by), (0, None))
 
 
+class OverridesTests(LifecycleTestCase):
+    def test_limits_of_a_task_that_is_not_there_are_told_of_once(self):
+        overrides = {
+            "tests.app.misbehaving.wrok": {"max_run_time": 60},
+            "tests.app.misbehaving.work": {"max_run_time": 60},
+        }
+        for way in ("template", "spawn"):
+            output = run_until_empty(
+                "--start-method",
+                way,
+                settings={"BACKGROUND_TASK_OVERRIDES": overrides},
+            )
+
+            self.assertEqual(output.count("WARNING"), 1, output)
+            self.assertIn("sets limits for 'tests.app.misbehaving.wrok'", output)
+            self.assertIn("Did you mean 'tests.app.misbehaving.work'", output)
+
+
 class QueueTests(LifecycleTestCase):
     def test_only_the_queues_that_are_named(self):
         queued = {

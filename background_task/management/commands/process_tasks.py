@@ -1,6 +1,7 @@
 """`manage.py process_tasks`: options in, supervisor out."""
 
 import contextlib
+import difflib
 import logging
 import math
 import os
@@ -15,7 +16,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error, InterfaceError, OperationalError, connections, router
 
-from background_task import __version__, claims, execution, streams
+from background_task import __version__, checks, claims, execution, streams
 from background_task.models import CompletedTask, Task
 from background_task.reloader import Reloader, end_with_parent
 from background_task.settings import app_settings, setting_name
@@ -111,8 +112,8 @@ class Command(BaseCommand):
             action="store_true",
             help="run the tasks one by one in this very process, without a supervisor, "
             "limits or a lease: a task that takes longer than MAX_RUN_TIME may be "
-            "started again by another runner, and one whose runner was killed waits for "
-            "so long; for tests and debugging",
+            "started again by another runner, and one whose runner was killed waits "
+            "for so long; for tests and debugging",
         )
 
         parser.add_argument(
@@ -147,7 +148,7 @@ class Command(BaseCommand):
     def _run(self, options: dict[str, Any]) -> None:
         end_with_parent(processes.signal_at_parents_death)
         queues = _queues(options["queue"])
-        parse_count(app_settings.MAX_ATTEMPTS, setting_name("MAX_ATTEMPTS"))
+        _check_settings()
         in_process = options["in_process"]
         if in_process:
             _refuse_limits(options)
@@ -306,6 +307,12 @@ def _queues(names: str | list[str] | None) -> list[str]:
     return queues
 
 
+def _check_settings() -> None:
+    """Refuse what would stop the runner when it records its first failure."""
+    for message in checks.check_settings():
+        raise OptionError(f"{message.msg} {message.hint}")
+
+
 def _options(options: dict[str, Any], rules: LimitRules) -> Options:
     """Resolve what was asked for: the command line, else the settings."""
     workers, source = options.get("workers"), "--workers"
@@ -369,8 +376,23 @@ def _check_overrides(rules: LimitRules) -> None:
             raise OptionError(
                 f"BACKGROUND_TASK_OVERRIDES[{name!r}] is {override!r}: it must be a "
                 f"dict with no other keys than {', '.join(sorted(known))}"
+                f"{_meant(override, known)}"
             )
         rules.limits({}, override)
+
+
+def _meant(override: Any, known: set[str]) -> str:
+    """Say which limit was meant by each key that comes near to one."""
+    if not isinstance(override, dict):
+        return ""
+    near = {
+        key: difflib.get_close_matches(str(key), known, 1)
+        for key in override
+        if key not in known
+    }
+    return "".join(
+        f"; {key}: did you mean {match[0]}?" for key, match in near.items() if match
+    )
 
 
 def _duration(options: dict[str, Any]) -> float:
