@@ -128,7 +128,7 @@ def announce(entry: Entry) -> None:
 
 def _give_up(claim: Claim, task: Task) -> Entry:
     task.failed_at = timezone.now()
-    logger.warning("Marking task %s as failed", task)
+    logger.warning("Marking task %s as failed", task.with_id())
     completed = task.create_completed_task()
     _claimed(claim).delete()
     return Entry(task=task, completed=completed)
@@ -138,7 +138,9 @@ def _try_again(claim: Claim, task: Task) -> Entry:
     wait = retries.backoff(task.attempts)
     task.run_at = timezone.now() + wait
     task.holds_claim(None, None)
-    logger.warning("Rescheduling task %s for %s later at %s", task, wait, task.run_at)
+    logger.warning(
+        "Rescheduling task %s for %s later at %s", task.with_id(), wait, task.run_at
+    )
     _claimed(claim).update(
         attempts=task.attempts,
         run_at=task.run_at,

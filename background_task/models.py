@@ -255,7 +255,9 @@ class Task(BaseTask):
             permanent=isinstance(err, InvalidTaskError),
         )
         if entry is None:
-            logger.warning("Task %s changed hands: failure not recorded", self)
+            logger.warning(
+                "Task %s changed hands: failure not recorded", self.with_id()
+            )
             return
         for name in ("attempts", "run_at", "last_error", "failed_at"):
             setattr(self, name, getattr(entry.task, name))

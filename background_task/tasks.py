@@ -22,9 +22,10 @@ from django.db import (
 from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
-from . import books, signals
-from .exceptions import BackgroundTaskError, traceback_text
+from . import books, retries, signals
+from .exceptions import BackgroundTaskError, InvalidTaskError, traceback_text
 from .models import Task
+from .settings import app_settings
 from .signals import broadcast
 
 logger = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ class DBTaskRunner:
 
     def run_task(self, tasks: "Tasks", task: Task) -> None:
         """Run a task that was claimed."""
-        logger.info("Running %s", task)
+        logger.info("Running %s", f"task {task.with_id()}")
         tasks.run_task(task)
 
     def run_next_task(self, tasks: "Tasks", queue: str | None = None) -> bool:
@@ -473,7 +474,9 @@ def _run_here(
     row = task or _due_row(proxy, args, kwargs)
     claimed = row and _claimed(row, proxy.runner.worker_name)
     if row and not claimed:
-        logger.warning("Not running %s: it is held by another, or gone", row)
+        logger.warning(
+            "Not running task %s: it is held by another, or gone", row.with_id()
+        )
         return
     broadcast(signals.task_started, Task)
     try:
@@ -511,10 +514,10 @@ def _record_success(task: Task | None) -> None:
 def _complete(task: Task) -> None:
     entry = books.succeed(books.Claim.of(task))
     if entry is None:
-        logger.warning("Task %s changed hands: success not recorded", task)
+        logger.warning("Task %s changed hands: success not recorded", task.with_id())
         return
     books.announce(entry)
-    logger.info("Ran task and deleting %s", task)
+    logger.info("Ran task and deleting %s", f"task {task.with_id()}")
 
 
 def _record_failure(
@@ -524,10 +527,17 @@ def _record_failure(
     if task is None:
         logger.error("Calling %s failed", proxy, exc_info=error)
         return
-    logger.error("Rescheduling %s", task, exc_info=error)
+    text = "Failed for good: %s" if _is_final(task, error) else "Rescheduling %s"
+    logger.error(text, f"task {task.with_id()}", exc_info=error)
     broadcast(signals.task_error, type(error), task=task)
     with _abandoned_if_refused(task):
         task.reschedule(type(error), error, error.__traceback__)
+
+
+def _is_final(task: Task, error: BaseException) -> bool:
+    most = app_settings.BACKGROUND_TASK_MAX_ATTEMPTS
+    is_last = retries.exhausted(task.attempts + 1, most)
+    return is_last or isinstance(error, InvalidTaskError)
 
 
 @contextmanager
@@ -539,7 +549,9 @@ def _abandoned_if_refused(task: Task) -> Iterator[None]:
     except (OperationalError, InterfaceError):
         raise
     except Exception as error:
-        logger.error("Abandoning %s: its end is refused", task, exc_info=error)
+        logger.error(
+            "Abandoning task %s: its end is refused", task.with_id(), exc_info=error
+        )
         books.abandon(claim, traceback_text(error))
 
 

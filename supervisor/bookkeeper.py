@@ -38,6 +38,12 @@ from .queue import Queue, QueueUnavailable, QueueUnusable, Runner
 
 logger = logging.getLogger("background_task.supervisor")
 
+UNKNOWN_NAMES = (
+    "Due, but in no tasks.py of this project, and so left alone: %s. After a deploy, "
+    "restart process_tasks. Of tasks that were renamed or removed, keep a function "
+    "under the old name, @background(name=...), or delete the rows."
+)
+
 _FIRST_POLL = 0.05  # seconds after something has happened; then slower and slower
 _SLOWER = 1.5
 _NAMES_EVERY = 60.0  # seconds between two looks for tasks that nobody here knows
@@ -342,10 +348,7 @@ class _Desk:
         self._names_at = clock.now() + _NAMES_EVERY
         if names := self._queue.unknown_names() - self._told_of:
             self._told_of |= names
-            logger.warning(
-                "Due, but in no tasks.py of this project, and so left alone: %s",
-                ", ".join(sorted(names)),
-            )
+            logger.warning(UNKNOWN_NAMES, ", ".join(sorted(names)))
 
     def _soon(self) -> None:
         """Something happened: more of it may follow."""

@@ -249,7 +249,9 @@ class DatabaseQueue:
         A task that raised has sent it itself.
         """
         entry = self._books.fail(claim, str(outcome), permanent=permanent)
-        self._tell(entry, "Rescheduling %s\n%s", str(outcome), level=logging.ERROR)
+        is_over = entry is not None and entry.completed is not None
+        text = "Failed for good: %s\n%s" if is_over else "Rescheduling %s\n%s"
+        self._tell(entry, text, str(outcome), level=logging.ERROR)
         self._announce(entry, error)
 
     def _announce(self, entry: Any, error: str | None = None) -> None:
@@ -262,9 +264,11 @@ class DatabaseQueue:
 
     def _log_release(self, pk: int, outcome: Outcome) -> None:
         def log() -> None:
-            self._tasks_logger.info("Given back, at no attempt's cost: %s", text)
+            self._tasks_logger.warning("Given back, at no attempt's cost: %s", text)
 
-        text = f"task {pk}. {outcome}"
+        Task, _, _ = self._models
+        task = Task.objects.using(self._alias).get(pk=pk)
+        text = f"task {task.with_id()}. {outcome}"
         transaction.on_commit(log, using=self._alias)
 
     def _tell(
@@ -273,8 +277,9 @@ class DatabaseQueue:
         """Log what was recorded, once it is committed; nothing for a fenced try."""
         if entry is not None:
             log = self._tasks_logger.log
+            task = f"task {entry.task.with_id()}"
             transaction.on_commit(
-                lambda: log(level, text, entry.task, *more), using=self._alias
+                lambda: log(level, text, task, *more), using=self._alias
             )
 
     # The dead
