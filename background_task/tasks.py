@@ -296,9 +296,11 @@ class TaskProxy(Generic[P, R]):
 
         The named ones (`repeat` in seconds) are about the task and don't reach the
         function; all else does, and must be JSON. Returns None if the schedule's
-        action found such a task waiting. Raises TypeError for arguments that are not
-        JSON, and for a schedule of an unknown form.
+        action found such a task waiting. Raises TypeError for arguments that the
+        function does not take or that are not JSON, and for a schedule of an unknown
+        form.
         """
+        self._check_call(args, kwargs)
         said = TaskSchedule.create(schedule).merge(self.schedule)
         if priority is _NOT_SAID:
             priority = said.priority
@@ -321,6 +323,26 @@ class TaskProxy(Generic[P, R]):
             remove_existing_tasks=remove_existing_tasks,
         )
 
+    def _check_call(self, args: Any, kwargs: Any) -> None:
+        """Raise TypeError, as a call would, for what the function can't be called with.
+
+        A wrapper is asked for its own signature, since it may add arguments.
+        """
+        try:
+            signature = inspect.signature(self.task_function, follow_wrapped=False)
+        except (TypeError, ValueError):  # nobody knows, as of some built-in functions
+            return
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            why = f"{self.name}(): {error}"
+            for name in _OWN_KEYWORDS & set(signature.parameters):
+                if signature.parameters[name].default is inspect.Parameter.empty:
+                    why += (
+                        f" ({name}= is about the task, and does not reach the function)"
+                    )
+            raise TypeError(why) from None
+
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Run the function in this process; an `async def` runs to its end."""
         if self.task_function is None:
@@ -332,6 +354,14 @@ class TaskProxy(Generic[P, R]):
 
     def __str__(self) -> str:
         return f"TaskProxy({self.name})"
+
+
+# What a call says about the task, and no function is given.
+_OWN_KEYWORDS = {
+    parameter.name
+    for parameter in inspect.signature(TaskProxy.__call__).parameters.values()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+}
 
 
 async def _awaited(coroutine: Any) -> Any:
