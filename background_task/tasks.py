@@ -1,15 +1,12 @@
-"""`@background`: functions become tasks; and the runner that runs them in-process."""
+"""`@background` and its registry; and the runner that runs tasks in-process."""
 
-import functools
-import inspect
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, overload
 
-from asgiref.sync import async_to_sync
 from django.db import (
     Error,
     InterfaceError,
@@ -25,111 +22,25 @@ from django.utils.module_loading import autodiscover_modules
 from . import books, retries, signals
 from .exceptions import BackgroundTaskError, InvalidTaskError, traceback_text
 from .models import Task
+from .proxy import P, R, TaskProxy, default_name, may_replace
+from .schedule import ScheduleForm, TaskSchedule
 from .settings import app_settings
 from .signals import broadcast
 
+# Upstream's names, wherever they are defined by now.
+__all__ = [
+    "DBTaskRunner",
+    "TaskProxy",
+    "TaskSchedule",
+    "Tasks",
+    "autodiscover",
+    "background",
+    "bg_runner",
+    "logger",
+    "tasks",
+]
+
 logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-When = int | float | timedelta | datetime
-
-
-class TaskSchedule:
-    """When a task runs, how urgent it is, and what happens if it is there already.
-
-    `run_at` is a moment, or a time from now: a timedelta, or a number of seconds.
-    `action` is one of SCHEDULE (another row), RESCHEDULE_EXISTING (move a waiting
-    row of the same name and arguments) and CHECK_EXISTING (let it be). None means: not
-    said. Raises TypeError for other kinds of `run_at`.
-    """
-
-    SCHEDULE = 0
-    RESCHEDULE_EXISTING = 1
-    CHECK_EXISTING = 2
-
-    def __init__(
-        self,
-        run_at: When | None = None,
-        priority: int | None = None,
-        action: int | None = None,
-    ) -> None:
-        self._run_at = _checked_when(run_at)
-        self._priority = priority
-        self._action = action
-
-    @classmethod
-    def create(cls, schedule: Any) -> "TaskSchedule":
-        """Return a TaskSchedule of any form in which a schedule may be given.
-
-        None, seconds, a timedelta, a datetime, a dict with `run_at`, `priority` and
-        `action`, or a TaskSchedule. Raises TypeError for anything else.
-        """
-        if isinstance(schedule, TaskSchedule):
-            return schedule
-        if isinstance(schedule, Mapping):
-            said = {name: schedule.get(name) for name in _SCHEDULE_KEYS}
-            return TaskSchedule(**said)
-        return TaskSchedule(run_at=schedule)
-
-    def merge(self, schedule: "TaskSchedule") -> "TaskSchedule":
-        """Return this schedule, with what it does not say taken from another."""
-        return TaskSchedule(
-            run_at=schedule._run_at if self._run_at is None else self._run_at,
-            priority=schedule._priority if self._priority is None else self._priority,
-            action=schedule._action if self._action is None else self._action,
-        )
-
-    @property
-    def run_at(self) -> datetime:
-        """The moment; counted from now if a time was given, now if nothing was."""
-        if isinstance(self._run_at, datetime):
-            return self._run_at
-        if isinstance(self._run_at, timedelta):
-            return timezone.now() + self._run_at
-        return timezone.now() + timedelta(seconds=self._run_at or 0)
-
-    @property
-    def priority(self) -> int:
-        """The priority; 0 if it was not said."""
-        return self._priority or 0
-
-    @property
-    def action(self) -> int:
-        """The action; SCHEDULE if it was not said."""
-        return self._action or TaskSchedule.SCHEDULE
-
-    def __repr__(self) -> str:
-        return f"TaskSchedule(run_at={self._run_at}, priority={self._priority})"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, TaskSchedule):
-            return NotImplemented
-        return self._said() == other._said()
-
-    def __hash__(self) -> int:
-        return hash(self._said())
-
-    def _said(self) -> tuple[When | None, int | None, int | None]:
-        return self._run_at, self._priority, self._action
-
-
-# Whatever `TaskSchedule.create` takes.
-ScheduleForm = When | Mapping[str, Any] | TaskSchedule | None
-
-_SCHEDULE_KEYS = ("run_at", "priority", "action")
-
-
-def _checked_when(when: Any) -> When | None:
-    # A bool is an int, and a date is none of these: both are mistakes here.
-    known = when is None or isinstance(when, int | float | timedelta | datetime)
-    if known and not isinstance(when, bool):
-        return cast("When | None", when)
-    raise TypeError(
-        f"A schedule is seconds, a timedelta, a datetime, a dict with any of "
-        f"{', '.join(_SCHEDULE_KEYS)}, or a TaskSchedule, not {when!r}"
-    )
 
 
 class DBTaskRunner:
@@ -245,129 +156,6 @@ def _exists(task: Task, action: int, queue: str | None) -> bool:
     return False
 
 
-# What a call leaves to the decorator. None won't do: `queue=None` means no queue.
-_NOT_SAID: Any = object()
-
-
-class TaskProxy(Generic[P, R]):
-    """What `@background` makes of a function: call it, and a task is saved.
-
-    `now` and `task_function` are the function itself. `max_run_time` (seconds or a
-    timedelta) and `memory_limit` (bytes or a text like "512M") are the decorator's
-    limits as they were given; None: the settings'.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        task_function: Callable[P, R],
-        schedule: ScheduleForm,
-        queue: str | None,
-        remove_existing_tasks: bool,
-        runner: DBTaskRunner,
-        *,
-        max_run_time: float | timedelta | None = None,
-        memory_limit: int | str | None = None,
-    ) -> None:
-        functools.update_wrapper(self, task_function)
-        self.name = name
-        self.now = self.task_function = task_function
-        self.runner = runner
-        self.schedule = TaskSchedule.create(schedule)
-        self.queue = queue
-        self.remove_existing_tasks = remove_existing_tasks
-        self.max_run_time = max_run_time
-        self.memory_limit = memory_limit
-
-    def __call__(
-        self,
-        *args: Any,
-        schedule: ScheduleForm = None,
-        priority: int = _NOT_SAID,
-        queue: str | None = _NOT_SAID,
-        verbose_name: str | None = None,
-        creator: models.Model | None = None,
-        repeat: int | None = None,
-        repeat_until: datetime | None = None,
-        remove_existing_tasks: bool = _NOT_SAID,
-        **kwargs: Any,
-    ) -> Task | None:
-        """Save a task that calls the function later, and return it.
-
-        The named ones (`repeat` in seconds) are about the task and don't reach the
-        function; all else does, and must be JSON. Returns None if the schedule's
-        action found such a task waiting. Raises TypeError for arguments that the
-        function does not take or that are not JSON, and for a schedule of an unknown
-        form.
-        """
-        self._check_call(args, kwargs)
-        said = TaskSchedule.create(schedule).merge(self.schedule)
-        if priority is _NOT_SAID:
-            priority = said.priority
-        if queue is _NOT_SAID:
-            queue = self.queue
-        if remove_existing_tasks is _NOT_SAID:
-            remove_existing_tasks = self.remove_existing_tasks
-        return self.runner.schedule(
-            self.name,
-            args,
-            kwargs,
-            said.run_at,
-            priority=priority,
-            action=said.action,
-            queue=queue,
-            verbose_name=verbose_name,
-            creator=creator,
-            repeat=repeat,
-            repeat_until=repeat_until,
-            remove_existing_tasks=remove_existing_tasks,
-        )
-
-    def _check_call(self, args: Any, kwargs: Any) -> None:
-        """Raise TypeError, as a call would, for what the function can't be called with.
-
-        A wrapper is asked for its own signature, since it may add arguments.
-        """
-        try:
-            signature = inspect.signature(self.task_function, follow_wrapped=False)
-        except (TypeError, ValueError):  # nobody knows, as of some built-in functions
-            return
-        try:
-            signature.bind(*args, **kwargs)
-        except TypeError as error:
-            why = f"{self.name}(): {error}"
-            for name in _OWN_KEYWORDS & set(signature.parameters):
-                if signature.parameters[name].default is inspect.Parameter.empty:
-                    why += (
-                        f" ({name}= is about the task, and does not reach the function)"
-                    )
-            raise TypeError(why) from None
-
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Run the function in this process; an `async def` runs to its end."""
-        if self.task_function is None:
-            raise BackgroundTaskError("Function is None, can't execute!")
-        result = self.task_function(*args, **kwargs)
-        if inspect.iscoroutine(result):
-            return async_to_sync(_awaited)(result)
-        return result
-
-    def __str__(self) -> str:
-        return f"TaskProxy({self.name})"
-
-
-# What a call says about the task, and no function is given.
-_OWN_KEYWORDS = {
-    parameter.name
-    for parameter in inspect.signature(TaskProxy.__call__).parameters.values()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-}
-
-
-async def _awaited(coroutine: Any) -> Any:
-    return await coroutine
-
-
 class Tasks:
     """A registry of tasks by name."""
 
@@ -412,7 +200,7 @@ class Tasks:
 
         def decorate(function: Callable[P, R]) -> TaskProxy[P, R]:
             proxy = TaskProxy(
-                name or _default_name(function),
+                name or default_name(function),
                 function,
                 schedule,
                 queue,
@@ -450,38 +238,13 @@ class Tasks:
 
     def _register(self, proxy: TaskProxy[..., Any]) -> None:
         former = self._tasks.get(proxy.name)
-        if former is not None and not _may_replace(former, proxy):
+        if former is not None and not may_replace(former, proxy):
             raise BackgroundTaskError(
                 f"Two functions want the task name {proxy.name!r}: "
                 f"{former.task_function!r} and {proxy.task_function!r}. "
                 f"Give one of them another with @background(name=...)."
             )
         self._tasks[proxy.name] = proxy
-
-
-def _default_name(function: Callable[..., Any]) -> str:
-    if isinstance(function, functools.partial):
-        return _default_name(function.func)
-    named = function if hasattr(function, "__name__") else type(function)
-    return f"{named.__module__}.{named.__name__}"
-
-
-def _may_replace(former: TaskProxy[..., Any], proxy: TaskProxy[..., Any]) -> bool:
-    """Return whether both are one function, imported or defined again.
-
-    Functions defined inside functions come and go, as those of tests do: the last one
-    wins, as it did upstream.
-    """
-    before, after = _origin(former.task_function), _origin(proxy.task_function)
-    return before == after or "<locals>" in str(before)
-
-
-def _origin(function: Callable[..., Any]) -> Any:
-    if isinstance(function, functools.partial):
-        return _origin(function.func), function.args, function.keywords
-    if hasattr(function, "__qualname__"):
-        return f"{function.__module__}.{function.__qualname__}"
-    return function
 
 
 def bg_runner(
