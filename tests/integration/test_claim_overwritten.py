@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import pytest
 from django.db.models import F
 
 from background_task.models import Runner, Task
@@ -34,6 +35,7 @@ class ClaimOverwrittenTests(LifecycleTestCase):
             self.gate.touch()
             completed(self.task)
 
+    @pytest.mark.lifecycle
     def test_it_is_unlocked_by_hand(self):
         with supervised("--workers", 2):
             self.journal.pid_of("it")
