@@ -55,12 +55,10 @@ class Entry:
         """
         if isinstance(row, Task):
             return cls(task=row)
-        values = {
-            field.attname: getattr(row, field.attname)
-            for field in Task._meta.concrete_fields
-            if field.attname != "id"
-        }
-        return cls(task=Task(id=pk, **values), completed=row)
+        names = [field.attname for field in Task._meta.concrete_fields]
+        values = [pk if name == "id" else getattr(row, name) for name in names]
+        task = Task.from_db(row._state.db, names, values)
+        return cls(task=task, completed=row)
 
 
 class Ending(NamedTuple):
@@ -154,12 +152,14 @@ def _entered(task: Task, error: str | None, permanent: bool) -> Entry:
     task.last_error = error
     if permanent or task.has_reached_max_attempts():
         task.failed_at = timezone.now()
-        logger.warning("Marking task %s as failed", task)
+        logger.warning("Marking task %s as failed", task.with_id())
         return Entry(task=task, completed=task.completed_task())
     wait = retries.backoff(task.attempts)
     task.run_at = timezone.now() + wait
-    task.locked_by = task.locked_at = None
-    logger.warning("Rescheduling task %s for %s later at %s", task, wait, task.run_at)
+    task.holds_claim(None, None)
+    logger.warning(
+        "Rescheduling task %s for %s later at %s", task.with_id(), wait, task.run_at
+    )
     return Entry(task=task)
 
 

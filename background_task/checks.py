@@ -1,7 +1,8 @@
 """What can't work, said at start-up, with the thing to do about it."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from importlib import metadata
 from itertools import chain
@@ -26,6 +27,7 @@ MIGRATIONS = frozenset(
         "0003_auto_20210410_1529",
         "0004_auto_20220202_1721",
         "0005_runner",
+        "0006_waiting_indexes",
     }
 )
 
@@ -96,26 +98,60 @@ def check_migration_modules(
 
 
 @register
-def check_max_run_time(
+def check_settings(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """Refuse a limit that would stop every task as it begins."""
+    """Refuse what the runner would stumble over when it claims or records."""
+    return [*_wrong_max_run_time(), *_wrong_max_attempts(), *_wrong_backoff()]
+
+
+def _wrong_max_run_time() -> Iterator[CheckMessage]:
     limit: Any = app_settings.MAX_RUN_TIME
-    number = isinstance(limit, int | float) and not isinstance(limit, bool)
-    if number and limit > 0:
-        return []
+    if _is_number(limit) and limit > 0:
+        return
     name = setting_name("MAX_RUN_TIME")
     if isinstance(limit, timedelta) and limit > timedelta(0):
         hint = f"Set {name} = {limit.total_seconds():g}."
     else:
         hint = f"Set {name} to the seconds that a task may run, such as 3600."
-    return [
-        Error(
-            f"{name} is {limit!r}; it must be a number of seconds above 0.",
-            hint=hint,
-            id="background_task.E003",
-        )
-    ]
+    yield Error(
+        f"{name} is {limit!r}; it must be a number of seconds above 0.",
+        hint=hint,
+        id="background_task.E003",
+    )
+
+
+def _wrong_max_attempts() -> Iterator[CheckMessage]:
+    attempts: Any = app_settings.MAX_ATTEMPTS
+    if isinstance(attempts, int) and not isinstance(attempts, bool) and attempts > 0:
+        return
+    name = setting_name("MAX_ATTEMPTS")
+    if isinstance(attempts, str) and attempts.isdecimal() and int(attempts) > 0:
+        hint = f"Set {name} = {int(attempts)}."
+    else:
+        hint = f"Set {name} to how often a task is tried, such as 25."
+    yield Error(
+        f"{name} is {attempts!r}; it must be a whole number, 1 or more.",
+        hint=hint,
+        id="background_task.E004",
+    )
+
+
+def _wrong_backoff() -> Iterator[CheckMessage]:
+    exponent: Any = app_settings.BACKOFF_MULTIPLIER
+    if _is_number(exponent) and 0 <= exponent <= 100:
+        return
+    yield Error(
+        f"BACKOFF_MULTIPLIER is {exponent!r}; it must be a number from 0 to 100.",
+        hint="Set BACKOFF_MULTIPLIER to the exponent of the wait before the next try, "
+        "such as 4: attempts ** 4 + 5 seconds.",
+        id="background_task.E005",
+    )
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 @register

@@ -51,17 +51,22 @@ _OF_EACH_NAME = 50  # due the longest, among which the most urgent is found beyo
 
 
 def claim(
-    runner_id: str, names: Collection[str], queues: Collection[str], n: int
+    runner_id: str,
+    names: Collection[str],
+    queues: Collection[str],
+    n: int,
+    running: Collection[int] = (),
 ) -> list[Task]:
     """Lock at most `n` due tasks for a runner and return them, the next one first.
 
     Of these queues only, or of every queue and of none if none is named. Names that
-    are unknown here are left alone: another runner may know them. Called inside a
+    are unknown here are left alone: another runner may know them. So are the `running`,
+    whatever their rows say: somebody may have unlocked them. Called inside a
     transaction. Raises LeaseLost when the runner is not trusted any more: what it would
     take might be taken for lost at once.
     """
     leases.hold(runner_id)
-    tasks = _Look(names, queues, lock=True).next(n)
+    tasks = _Look(names, queues, running, lock=True).next(n)
     if not tasks:
         return []
     locked_at = _moment_of_claim()
@@ -75,13 +80,13 @@ def claim(
         pks = set(mine.values_list("pk", flat=True))
         tasks = [task for task in tasks if task.pk in pks]
     for task in tasks:
-        task.locked_by, task.locked_at = runner_id, locked_at
+        task.holds_claim(runner_id, locked_at)
     return tasks
 
 
 def may_be_due(names: Collection[str], queues: Collection[str]) -> bool:
     """Look, without locking anything, whether a claim would find something."""
-    return bool(_Look(names, queues, lock=False).next(1))
+    return bool(_Look(names, queues, (), lock=False).next(1))
 
 
 def next_run_at() -> datetime | None:
@@ -162,10 +167,16 @@ class _Look:
     """One look at what is due: in which order, and which rows may be taken."""
 
     def __init__(
-        self, names: Collection[str], queues: Collection[str], *, lock: bool
+        self,
+        names: Collection[str],
+        queues: Collection[str],
+        running: Collection[int],
+        *,
+        lock: bool,
     ) -> None:
         self._names = frozenset(names)
         self._queues = frozenset(queues)
+        self._running = frozenset(running)
         self._lock = lock
         self._now = timezone.now()
         self._descending = app_settings.BACKGROUND_TASK_PRIORITY_ORDERING == "-"
@@ -235,9 +246,10 @@ class _Look:
         return sorted(waiting, key=self._order)
 
     def _knows(self, task: Task) -> bool:
-        """Is it one of ours, to the letter? Some databases' `=` is not so strict."""
+        """May it be taken? By name and queue to the letter: some databases are lax."""
         mine = not self._queues or task.queue in self._queues
-        return mine and task.task_name in self._names
+        known = mine and task.task_name in self._names
+        return known and task.pk not in self._running
 
     def _locked(self, rows: TaskQuerySet) -> TaskQuerySet:
         features = connections[rows.db].features

@@ -3,9 +3,10 @@
 Called by dotted name from the process's first code, `supervisor/entry.py`.
 """
 
+import difflib
 import json
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, ClassVar, Protocol
 
@@ -13,7 +14,8 @@ import django
 from django.conf import settings
 from django.db import Error, connections, router
 
-from . import exceptions, signals, streams
+from . import exceptions, signals, streams, verbosity
+from .settings import app_settings
 
 logger = logging.getLogger("background_task.tasks")
 
@@ -45,7 +47,7 @@ class Context(Protocol):
 _log_std = False  # does what tasks print go to the log?
 
 
-def environment(*, log_std: bool = False) -> dict[str, Any]:
+def environment(*, log_std: bool = False, verbosity: int = 1) -> dict[str, Any]:
     """Return what another process needs to work on the same databases as this one."""
     databases: dict[str, dict[str, Any]] = {}
     for alias in connections:
@@ -55,7 +57,7 @@ def environment(*, log_std: bool = False) -> dict[str, Any]:
             for key in _WHERE
             if (value := effective.get(key, "")) is not None
         }
-    return {"databases": databases, "log_std": log_std}
+    return {"databases": databases, "log_std": log_std, "verbosity": verbosity}
 
 
 def set_up(environment: dict[str, Any]) -> None:
@@ -67,6 +69,7 @@ def set_up(environment: dict[str, Any]) -> None:
         database.get("OPTIONS", {}).pop("pool", None)
     django.setup()
     _enable_loggers()
+    verbosity.apply(environment.get("verbosity", 1))
 
 
 def _enable_loggers() -> None:
@@ -91,7 +94,10 @@ def prepare(environment: dict[str, Any]) -> None:
 
 
 def discover() -> dict[str, Any]:
-    """Return the tasks' names with their decorators' limits, and if anybody listens."""
+    """Return the tasks' names with their decorators' limits, and if anybody listens.
+
+    And warnings, of settings that name no task.
+    """
     from .tasks import tasks
 
     return {
@@ -103,7 +109,20 @@ def discover() -> dict[str, Any]:
             for name, proxy in tasks._tasks.items()
         },
         "listens": any(signal.receivers for signal in _ANNOUNCED),
+        "warnings": list(_unknown_overrides(list(tasks._tasks))),
     }
+
+
+def _unknown_overrides(names: list[str]) -> Iterator[str]:
+    """Tell of limits that are set for a task that is not there."""
+    for name in app_settings.BACKGROUND_TASK_OVERRIDES:
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, 3)
+            meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            yield (
+                f"BACKGROUND_TASK_OVERRIDES sets limits for {name!r}, but no tasks.py "
+                f"of this project has a task of that name.{meant}"
+            )
 
 
 def warm() -> None:
@@ -127,8 +146,8 @@ def execute(args: dict[str, Any], context: Context) -> None:
     """
     stops = context.stop_with = _Stops()
     try:
-        logger.info("Running %s", args["title"])
-        with _logged():
+        logger.info("Running %s", f"task {args['id']} ({args['title']})")
+        with streams.logged(wanted=_log_std):
             signals.broadcast(signals.task_started, _task_model())
             _call(args)
     except BaseException as error:
@@ -150,16 +169,12 @@ def announce(news: list[dict[str, Any]], context: Context) -> None:
     try:
         told = _Told(news)
         context.progress(0)
-        with _logged():
+        with streams.logged(wanted=_log_std):
             for number, one in enumerate(news, 1):
                 told.tell(**one)
                 context.progress(number)
     finally:
         connections.close_all()
-
-
-def _logged() -> AbstractContextManager[None]:
-    return streams.logged() if _log_std else nullcontext()
 
 
 class _Told:

@@ -3,8 +3,10 @@
 import json
 import logging
 import os
-from types import TracebackType
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
 
 from django.contrib.contenttypes.fields import GenericForeignKey
 from django.contrib.contenttypes.models import ContentType
@@ -29,6 +31,8 @@ __all__ = [
 
 
 logger = logging.getLogger(__name__)
+
+_CLAIM = frozenset({"locked_by", "locked_at"})
 
 
 class Runner(models.Model):
@@ -155,10 +159,76 @@ class Task(BaseTask):
             WaitingIndex(fields=["task_name", "run_at"], name="bgtask_waiting_name"),
         )
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save; an empty `locked_by` means nobody, which is NULL."""
-        self.locked_by = self.locked_by or None
-        super().save(*args, **kwargs)
+    # The claim as this instance knows its row to have it: what differs was assigned.
+    _known_claim: Mapping[str, Any] = MappingProxyType({})
+
+    def save(
+        self,
+        force_insert: Any = False,
+        force_update: bool = False,
+        using: str | None = None,
+        update_fields: Iterable[str] | None = None,
+    ) -> None:
+        """Save; but what the row says of its claim stays, unless this was asked for.
+
+        A task may have been claimed, or given back, since this instance was read: to
+        write `locked_by` or `locked_at`, assign it, or name it in `update_fields`. An
+        empty `locked_by` means nobody, which is NULL. Raises DatabaseError if the row
+        is gone: a task that has ended does not come back.
+        """
+        if self.__dict__.get("locked_by") == "":
+            self.locked_by = None
+        here = using is None or using == self._state.db
+        has_row = bool(self.pk) and not self._state.adding
+        if here and has_row and update_fields is None and not force_insert:
+            update_fields = self._fields_to_update()
+        saved = _CLAIM if update_fields is None else _CLAIM.intersection(update_fields)
+        super().save(
+            force_insert=force_insert,
+            force_update=force_update,
+            using=using,
+            update_fields=update_fields,
+        )
+        self._know_claim(saved)
+
+    @classmethod
+    def from_db(cls, *args: Any, **kwargs: Any) -> Self:
+        task = super().from_db(*args, **kwargs)
+        task._know_claim(_CLAIM)
+        return task
+
+    def refresh_from_db(
+        self,
+        using: str | None = None,
+        fields: Iterable[str] | None = None,
+        from_queryset: models.QuerySet[Self] | None = None,
+    ) -> None:
+        fields = None if fields is None else list(fields)
+        super().refresh_from_db(using, fields, from_queryset)
+        self._know_claim(_CLAIM if fields is None else _CLAIM.intersection(fields))
+
+    def holds_claim(self, locked_by: str | None, locked_at: datetime | None) -> None:
+        """Take over the claim that has just been written to the row."""
+        self.locked_by, self.locked_at = locked_by, locked_at
+        self._know_claim(_CLAIM)
+
+    def _know_claim(self, names: Collection[str]) -> None:
+        loaded = {name: self.__dict__[name] for name in names if name in self.__dict__}
+        self._known_claim = {**self._known_claim, **loaded}
+
+    def _fields_to_update(self) -> set[str]:
+        """Return what was loaded, and of the claim only what was assigned since."""
+        fields = {f.attname for f in self._meta.concrete_fields if not f.primary_key}
+        known = {
+            name
+            for name in _CLAIM.intersection(self._known_claim)
+            if getattr(self, name) == self._known_claim[name]
+        }
+        return fields - self.get_deferred_fields() - known
+
+    def with_id(self) -> str:
+        """Return how logs call it, such as `4 (shop.tasks.send_receipt)`."""
+        return f"{self.pk} ({self})"
 
     def params(self) -> tuple[list[Any], dict[str, Any]]:
         """Return the positional and the keyword arguments."""
@@ -193,11 +263,13 @@ class Task(BaseTask):
             permanent=isinstance(err, InvalidTaskError),
         )
         if entry is None:
-            logger.warning("Task %s changed hands: failure not recorded", self)
+            logger.warning(
+                "Task %s changed hands: failure not recorded", self.with_id()
+            )
             return
-        for name in ("attempts", "run_at", "last_error", "failed_at", "locked_by"):
+        for name in ("attempts", "run_at", "last_error", "failed_at"):
             setattr(self, name, getattr(entry.task, name))
-        self.locked_at = entry.task.locked_at
+        self.holds_claim(entry.task.locked_by, entry.task.locked_at)
         books.announce(entry)
 
     def increment_attempts(self) -> None:

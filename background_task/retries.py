@@ -17,8 +17,12 @@ def backoff(attempts: int) -> timedelta:
     Upstream's rule, `attempts ** 4 + 5` seconds: 6, 21, 86, 261 s ... The exponent is
     the setting `BACKOFF_MULTIPLIER`.
     """
-    seconds = int(attempts**app_settings.BACKOFF_MULTIPLIER) + 5
-    return timedelta(seconds=min(seconds, int(LONGEST_BACKOFF.total_seconds())))
+    longest = int(LONGEST_BACKOFF.total_seconds())
+    try:
+        seconds = int(attempts**app_settings.BACKOFF_MULTIPLIER) + 5
+    except OverflowError:  # of a float
+        seconds = longest
+    return timedelta(seconds=min(seconds, longest))
 
 
 def exhausted(attempts: int, max_attempts: int) -> bool:

@@ -13,8 +13,11 @@ logger = logging.getLogger("background_task.management.commands.process_tasks")
 
 
 @contextlib.contextmanager
-def logged() -> Iterator[None]:
+def logged(*, wanted: bool) -> Iterator[None]:
     """Log each line that is printed meanwhile: stdout's at INFO, stderr's at ERROR."""
+    if not wanted:
+        yield
+        return
     with (
         _LineLog(sys.stdout, logging.INFO) as out,
         _LineLog(sys.stderr, logging.ERROR) as err,

@@ -1,15 +1,12 @@
-"""`@background`: functions become tasks; and the runner that runs them in-process."""
+"""`@background` and its registry; and the runner that runs tasks in-process."""
 
-import functools
-import inspect
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, overload
 
-from asgiref.sync import async_to_sync
 from django.db import (
     Error,
     InterfaceError,
@@ -22,113 +19,28 @@ from django.db import (
 from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
-from . import books, signals
-from .exceptions import BackgroundTaskError, traceback_text
+from . import books, retries, signals
+from .exceptions import BackgroundTaskError, InvalidTaskError, traceback_text
 from .models import Task
+from .proxy import P, R, TaskProxy, default_name, may_replace
+from .schedule import ScheduleForm, TaskSchedule
+from .settings import app_settings
 from .signals import broadcast
 
+# Upstream's names, wherever they are defined by now.
+__all__ = [
+    "DBTaskRunner",
+    "TaskProxy",
+    "TaskSchedule",
+    "Tasks",
+    "autodiscover",
+    "background",
+    "bg_runner",
+    "logger",
+    "tasks",
+]
+
 logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-When = int | float | timedelta | datetime
-
-
-class TaskSchedule:
-    """When a task runs, how urgent it is, and what happens if it is there already.
-
-    `run_at` is a moment, or a time from now: a timedelta, or a number of seconds.
-    `action` is one of SCHEDULE (another row), RESCHEDULE_EXISTING (move a waiting
-    row of the same name and arguments) and CHECK_EXISTING (let it be). None means: not
-    said. Raises TypeError for other kinds of `run_at`.
-    """
-
-    SCHEDULE = 0
-    RESCHEDULE_EXISTING = 1
-    CHECK_EXISTING = 2
-
-    def __init__(
-        self,
-        run_at: When | None = None,
-        priority: int | None = None,
-        action: int | None = None,
-    ) -> None:
-        self._run_at = _checked_when(run_at)
-        self._priority = priority
-        self._action = action
-
-    @classmethod
-    def create(cls, schedule: Any) -> "TaskSchedule":
-        """Return a TaskSchedule of any form in which a schedule may be given.
-
-        None, seconds, a timedelta, a datetime, a dict with `run_at`, `priority` and
-        `action`, or a TaskSchedule. Raises TypeError for anything else.
-        """
-        if isinstance(schedule, TaskSchedule):
-            return schedule
-        if isinstance(schedule, Mapping):
-            said = {name: schedule.get(name) for name in _SCHEDULE_KEYS}
-            return TaskSchedule(**said)
-        return TaskSchedule(run_at=schedule)
-
-    def merge(self, schedule: "TaskSchedule") -> "TaskSchedule":
-        """Return this schedule, with what it does not say taken from another."""
-        return TaskSchedule(
-            run_at=schedule._run_at if self._run_at is None else self._run_at,
-            priority=schedule._priority if self._priority is None else self._priority,
-            action=schedule._action if self._action is None else self._action,
-        )
-
-    @property
-    def run_at(self) -> datetime:
-        """The moment; counted from now if a time was given, now if nothing was."""
-        if isinstance(self._run_at, datetime):
-            return self._run_at
-        if isinstance(self._run_at, timedelta):
-            return timezone.now() + self._run_at
-        return timezone.now() + timedelta(seconds=self._run_at or 0)
-
-    @property
-    def priority(self) -> int:
-        """The priority; 0 if it was not said."""
-        return self._priority or 0
-
-    @property
-    def action(self) -> int:
-        """The action; SCHEDULE if it was not said."""
-        return self._action or TaskSchedule.SCHEDULE
-
-    def __repr__(self) -> str:
-        return f"TaskSchedule(run_at={self._run_at}, priority={self._priority})"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, TaskSchedule):
-            return NotImplemented
-        return self._said() == other._said()
-
-    def __hash__(self) -> int:
-        return hash(self._said())
-
-    def _said(self) -> tuple[When | None, int | None, int | None]:
-        return self._run_at, self._priority, self._action
-
-
-# Whatever `TaskSchedule.create` takes.
-ScheduleForm = When | Mapping[str, Any] | TaskSchedule | None
-
-_SCHEDULE_KEYS = ("run_at", "priority", "action")
-
-
-def _checked_when(when: Any) -> When | None:
-    # A bool is an int, and a date is none of these: both are mistakes here.
-    known = when is None or isinstance(when, int | float | timedelta | datetime)
-    if known and not isinstance(when, bool):
-        return cast("When | None", when)
-    raise TypeError(
-        f"A schedule is seconds, a timedelta, a datetime, a dict with any of "
-        f"{', '.join(_SCHEDULE_KEYS)}, or a TaskSchedule, not {when!r}"
-    )
 
 
 class DBTaskRunner:
@@ -184,15 +96,13 @@ class DBTaskRunner:
     def get_task_to_run(self, tasks: "Tasks", queue: str | None = None) -> Task | None:
         """Claim the next task that `tasks` knows; None if there is none to be had."""
         try:
-            return self._claim_next(tasks, queue)
+            return self.claim_next(tasks, [queue] if queue else [])
         except OperationalError:
-            logger.warning("Failed to retrieve tasks. Database unreachable.")
-            _forget_broken_connections()
             return None
 
     def run_task(self, tasks: "Tasks", task: Task) -> None:
         """Run a task that was claimed."""
-        logger.info("Running %s", task)
+        logger.info("Running %s", f"task {task.with_id()}")
         tasks.run_task(task)
 
     def run_next_task(self, tasks: "Tasks", queue: str | None = None) -> bool:
@@ -203,10 +113,25 @@ class DBTaskRunner:
         self.run_task(tasks, task)
         return True
 
-    def _claim_next(self, tasks: "Tasks", queue: str | None) -> Task | None:
-        available = Task.objects.find_available(queue).filter(
+    def claim_next(self, tasks: "Tasks", queues: Sequence[str]) -> Task | None:
+        """Claim the next task of these queues, or of any if none is named.
+
+        None if there is none to be had. Raises OperationalError, having logged it,
+        while the database is away.
+        """
+        try:
+            return self._claim_next(tasks, queues)
+        except OperationalError:
+            logger.warning("Failed to retrieve tasks. Database unreachable.")
+            _forget_broken_connections()
+            raise
+
+    def _claim_next(self, tasks: "Tasks", queues: Sequence[str]) -> Task | None:
+        available = Task.objects.find_available().filter(
             task_name__in=list(tasks._tasks)
         )
+        if queues:
+            available = available.filter(queue__in=queues)
         lost: list[int] = []
         # A few at a time, since others may claim the first ones before this one does.
         while candidates := list(available.exclude(pk__in=lost)[:5]):
@@ -229,99 +154,6 @@ def _exists(task: Task, action: int, queue: str | None) -> bool:
     if action == TaskSchedule.CHECK_EXISTING:
         return existing.exists()
     return False
-
-
-# What a call leaves to the decorator. None won't do: `queue=None` means no queue.
-_NOT_SAID: Any = object()
-
-
-class TaskProxy(Generic[P, R]):
-    """What `@background` makes of a function: call it, and a task is saved.
-
-    `now` and `task_function` are the function itself. `max_run_time` (seconds or a
-    timedelta) and `memory_limit` (bytes or a text like "512M") are the decorator's
-    limits as they were given; None: the settings'.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        task_function: Callable[P, R],
-        schedule: ScheduleForm,
-        queue: str | None,
-        remove_existing_tasks: bool,
-        runner: DBTaskRunner,
-        *,
-        max_run_time: float | timedelta | None = None,
-        memory_limit: int | str | None = None,
-    ) -> None:
-        functools.update_wrapper(self, task_function)
-        self.name = name
-        self.now = self.task_function = task_function
-        self.runner = runner
-        self.schedule = TaskSchedule.create(schedule)
-        self.queue = queue
-        self.remove_existing_tasks = remove_existing_tasks
-        self.max_run_time = max_run_time
-        self.memory_limit = memory_limit
-
-    def __call__(
-        self,
-        *args: Any,
-        schedule: ScheduleForm = None,
-        priority: int = _NOT_SAID,
-        queue: str | None = _NOT_SAID,
-        verbose_name: str | None = None,
-        creator: models.Model | None = None,
-        repeat: int | None = None,
-        repeat_until: datetime | None = None,
-        remove_existing_tasks: bool = _NOT_SAID,
-        **kwargs: Any,
-    ) -> Task | None:
-        """Save a task that calls the function later, and return it.
-
-        The named ones (`repeat` in seconds) are about the task and don't reach the
-        function; all else does, and must be JSON. Returns None if the schedule's
-        action found such a task waiting. Raises TypeError for arguments that are not
-        JSON, and for a schedule of an unknown form.
-        """
-        said = TaskSchedule.create(schedule).merge(self.schedule)
-        if priority is _NOT_SAID:
-            priority = said.priority
-        if queue is _NOT_SAID:
-            queue = self.queue
-        if remove_existing_tasks is _NOT_SAID:
-            remove_existing_tasks = self.remove_existing_tasks
-        return self.runner.schedule(
-            self.name,
-            args,
-            kwargs,
-            said.run_at,
-            priority=priority,
-            action=said.action,
-            queue=queue,
-            verbose_name=verbose_name,
-            creator=creator,
-            repeat=repeat,
-            repeat_until=repeat_until,
-            remove_existing_tasks=remove_existing_tasks,
-        )
-
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Run the function in this process; an `async def` runs to its end."""
-        if self.task_function is None:
-            raise BackgroundTaskError("Function is None, can't execute!")
-        result = self.task_function(*args, **kwargs)
-        if inspect.iscoroutine(result):
-            return async_to_sync(_awaited)(result)
-        return result
-
-    def __str__(self) -> str:
-        return f"TaskProxy({self.name})"
-
-
-async def _awaited(coroutine: Any) -> Any:
-    return await coroutine
 
 
 class Tasks:
@@ -368,7 +200,7 @@ class Tasks:
 
         def decorate(function: Callable[P, R]) -> TaskProxy[P, R]:
             proxy = TaskProxy(
-                name or _default_name(function),
+                name or default_name(function),
                 function,
                 schedule,
                 queue,
@@ -406,38 +238,13 @@ class Tasks:
 
     def _register(self, proxy: TaskProxy[..., Any]) -> None:
         former = self._tasks.get(proxy.name)
-        if former is not None and not _may_replace(former, proxy):
+        if former is not None and not may_replace(former, proxy):
             raise BackgroundTaskError(
                 f"Two functions want the task name {proxy.name!r}: "
                 f"{former.task_function!r} and {proxy.task_function!r}. "
                 f"Give one of them another with @background(name=...)."
             )
         self._tasks[proxy.name] = proxy
-
-
-def _default_name(function: Callable[..., Any]) -> str:
-    if isinstance(function, functools.partial):
-        return _default_name(function.func)
-    named = function if hasattr(function, "__name__") else type(function)
-    return f"{named.__module__}.{named.__name__}"
-
-
-def _may_replace(former: TaskProxy[..., Any], proxy: TaskProxy[..., Any]) -> bool:
-    """Return whether both are one function, imported or defined again.
-
-    Functions defined inside functions come and go, as those of tests do: the last one
-    wins, as it did upstream.
-    """
-    before, after = _origin(former.task_function), _origin(proxy.task_function)
-    return before == after or "<locals>" in str(before)
-
-
-def _origin(function: Callable[..., Any]) -> Any:
-    if isinstance(function, functools.partial):
-        return _origin(function.func), function.args, function.keywords
-    if hasattr(function, "__qualname__"):
-        return f"{function.__module__}.{function.__qualname__}"
-    return function
 
 
 def bg_runner(
@@ -460,7 +267,9 @@ def _run_here(
     row = task or _due_row(proxy, args, kwargs)
     claimed = row and _claimed(row, proxy.runner.worker_name)
     if row and not claimed:
-        logger.warning("Not running %s: it is held by another, or gone", row)
+        logger.warning(
+            "Not running task %s: it is held by another, or gone", row.with_id()
+        )
         return
     broadcast(signals.task_started, Task)
     try:
@@ -498,10 +307,10 @@ def _record_success(task: Task | None) -> None:
 def _complete(task: Task) -> None:
     entry = books.succeed(books.Claim.of(task))
     if entry is None:
-        logger.warning("Task %s changed hands: success not recorded", task)
+        logger.warning("Task %s changed hands: success not recorded", task.with_id())
         return
     books.announce(entry)
-    logger.info("Ran task and deleting %s", task)
+    logger.info("Ran task and deleting %s", f"task {task.with_id()}")
 
 
 def _record_failure(
@@ -511,10 +320,17 @@ def _record_failure(
     if task is None:
         logger.error("Calling %s failed", proxy, exc_info=error)
         return
-    logger.error("Rescheduling %s", task, exc_info=error)
+    text = "Failed for good: %s" if _is_final(task, error) else "Rescheduling %s"
+    logger.error(text, f"task {task.with_id()}", exc_info=error)
     broadcast(signals.task_error, type(error), task=task)
     with _abandoned_if_refused(task):
         task.reschedule(type(error), error, error.__traceback__)
+
+
+def _is_final(task: Task, error: BaseException) -> bool:
+    most = app_settings.BACKGROUND_TASK_MAX_ATTEMPTS
+    is_last = retries.exhausted(task.attempts + 1, most)
+    return is_last or isinstance(error, InvalidTaskError)
 
 
 @contextmanager
@@ -526,7 +342,9 @@ def _abandoned_if_refused(task: Task) -> Iterator[None]:
     except (OperationalError, InterfaceError):
         raise
     except Exception as error:
-        logger.error("Abandoning %s: its end is refused", task, exc_info=error)
+        logger.error(
+            "Abandoning task %s: its end is refused", task.with_id(), exc_info=error
+        )
         books.abandon(claim, traceback_text(error))
 
 

@@ -38,6 +38,12 @@ from .queue import Queue, QueueUnavailable, QueueUnusable, Runner
 
 logger = logging.getLogger("background_task.supervisor")
 
+UNKNOWN_NAMES = (
+    "Due, but in no tasks.py of this project, and so left alone: %s. After a deploy, "
+    "restart process_tasks. Of tasks that were renamed or removed, keep a function "
+    "under the old name, @background(name=...), or delete the rows."
+)
+
 _FIRST_POLL = 0.05  # seconds after something has happened; then slower and slower
 _SLOWER = 1.5
 _NAMES_EVERY = 60.0  # seconds between two looks for tasks that nobody here knows
@@ -187,7 +193,7 @@ class _Desk:
         it is released. One whose end was refused is settled in another way. What can't
         be settled now is left to the next renewal.
         """
-        for claim in self._queue.held() - self._held:
+        for claim in self._queue.strays(self._held):
             self._record_alone(claim, Released("claimed, and never started"))
         settled = [claim for claim in sorted(self._let_go) if self._settled(claim)]
         if settled:
@@ -284,7 +290,8 @@ class _Desk:
         with self._queue.transaction():
             for claim, outcome in ended:
                 self._queue.record(claim, outcome)
-            jobs = self._queue.claim(wanted) if wanted else []
+            held = self._held.difference(claim for claim, _ in ended)
+            jobs = self._queue.claim(wanted, held) if wanted else []
         self._credits -= len(jobs)
         self._held.update(job.claim for job in jobs)
         if jobs and self._pauses:
@@ -341,10 +348,7 @@ class _Desk:
         self._names_at = clock.now() + _NAMES_EVERY
         if names := self._queue.unknown_names() - self._told_of:
             self._told_of |= names
-            logger.warning(
-                "Due, but in no tasks.py of this project, and so left alone: %s",
-                ", ".join(sorted(names)),
-            )
+            logger.warning(UNKNOWN_NAMES, ", ".join(sorted(names)))
 
     def _soon(self) -> None:
         """Something happened: more of it may follow."""
@@ -425,7 +429,7 @@ class _Desk:
             return
         try:
             with self._queue.transaction():
-                for claim in self._queue.held():
+                for claim in self._queue.strays(()):
                     self._queue.record(claim, Released("claimed, and never started"))
             self._queue.close()
         except QueueUnavailable as error:

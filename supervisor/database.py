@@ -6,7 +6,7 @@ and `AppConfig.ready`: no task and no receiver of a model's signals.
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -114,11 +114,12 @@ class DatabaseQueue:
         with self._translated():
             return self._leases.renew(self._runner.id, self._lease)
 
-    def claim(self, n: int) -> list[Job]:
+    def claim(self, n: int, held: Collection[str]) -> list[Job]:
+        running = {self._parse(claim).pk for claim in held}
         with self._translated():
             try:
                 tasks = self._claims.claim(
-                    self._runner.id, list(self._limits), self._queues, n
+                    self._runner.id, list(self._limits), self._queues, n, running
                 )
             except self._leases.LeaseLost as error:
                 raise QueueUnavailable(str(error)) from error
@@ -132,14 +133,15 @@ class DatabaseQueue:
         with self._translated():
             self._books.abandon(self._parse(claim), text)
 
-    def held(self) -> set[str]:
+    def strays(self, held: Collection[str]) -> set[str]:
         Task, _, _ = self._models
+        running = {self._parse(claim).pk for claim in held}
         rows = Task.objects.using(self._alias).filter(locked_by=self._runner.id)
         with self._translated():
             return {
                 _claim_text(pk, locked_at)
                 for pk, locked_at in rows.values_list("pk", "locked_at")
-                if locked_at is not None
+                if locked_at is not None and pk not in running
             }
 
     def may_be_due(self) -> bool:
@@ -249,7 +251,9 @@ class DatabaseQueue:
         A task that raised has sent it itself.
         """
         entry = self._books.fail(claim, str(outcome), permanent=permanent)
-        self._tell(entry, "Rescheduling %s\n%s", str(outcome), level=logging.ERROR)
+        is_over = entry is not None and entry.completed is not None
+        text = "Failed for good: %s\n%s" if is_over else "Rescheduling %s\n%s"
+        self._tell(entry, text, str(outcome), level=logging.ERROR)
         self._announce(entry, error)
 
     def _announce(self, entry: Any, error: str | None = None) -> None:
@@ -262,9 +266,11 @@ class DatabaseQueue:
 
     def _log_release(self, pk: int, outcome: Outcome) -> None:
         def log() -> None:
-            self._tasks_logger.info("Given back, at no attempt's cost: %s", text)
+            self._tasks_logger.warning("Given back, at no attempt's cost: %s", text)
 
-        text = f"task {pk}. {outcome}"
+        Task, _, _ = self._models
+        task = Task.objects.using(self._alias).get(pk=pk)
+        text = f"task {task.with_id()}. {outcome}"
         transaction.on_commit(log, using=self._alias)
 
     def _tell(
@@ -273,8 +279,9 @@ class DatabaseQueue:
         """Log what was recorded, once it is committed; nothing for a fenced try."""
         if entry is not None:
             log = self._tasks_logger.log
+            task = f"task {entry.task.with_id()}"
             transaction.on_commit(
-                lambda: log(level, text, entry.task, *more), using=self._alias
+                lambda: log(level, text, task, *more), using=self._alias
             )
 
     # The dead

@@ -1,6 +1,6 @@
 """What must a queue be able to do, so that the bookkeeper can keep its books?"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -46,8 +46,11 @@ class Queue(Protocol):
     def renew(self) -> bool:
         """Prolong the lease; False when the runner's row is gone: fenced off."""
 
-    def claim(self, n: int) -> list[Job]:
-        """Claim at most `n` due tasks, only under a lease that has not run out."""
+    def claim(self, n: int, held: Collection[str]) -> list[Job]:
+        """Claim at most `n` due tasks, only under a lease that has not run out.
+
+        None that one of the claims in `held` is a try of, whatever the queue says.
+        """
 
     def record(self, claim: str, outcome: Outcome) -> None:
         """Write a try's end; a claim that is no longer held changes nothing."""
@@ -55,8 +58,11 @@ class Queue(Protocol):
     def abandon(self, claim: str, text: str) -> None:
         """Have a task never run again: its try's end can't be recorded otherwise."""
 
-    def held(self) -> set[str]:
-        """Return the claims that the queue thinks this runner holds."""
+    def strays(self, held: Collection[str]) -> set[str]:
+        """Return the claims that the queue alone thinks this runner holds.
+
+        They are on no task that one of the claims in `held` is a try of.
+        """
 
     def may_be_due(self) -> bool:
         """Look, without locking anything, whether some task is due that can be run."""

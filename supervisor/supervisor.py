@@ -406,7 +406,7 @@ class Supervisor:
         match message:
             case {"kind": "ready", "found": dict(found)}:
                 self.launcher.backoff.succeeded()
-                self._warn(message["warnings"])
+                self._warn([*message["warnings"], *found.get("warnings", [])])
                 if self._tasks is None:
                     self._tasks = found.get("names", {})
                     if not found.get("listens"):
@@ -432,7 +432,7 @@ class Supervisor:
                 self._slots.gone(number, None)
 
     def _warn(self, warnings: list[str]) -> None:
-        """Tell each of the launcher's doubts about the project once."""
+        """Tell each doubt about the project once."""
         for text in warnings:
             if text not in self._told:
                 logger.warning("%s", text)

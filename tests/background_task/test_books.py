@@ -141,7 +141,8 @@ class FailTests(TestCase):
         self.assertGreaterEqual(row.run_at, before + timedelta(seconds=6))
         self.assertEqual(
             logs.records[0].getMessage(),
-            f"Rescheduling task {task} for 0:00:06 later at {entry.task.run_at}",
+            f"Rescheduling task {task.pk} ({task}) for 0:00:06 later at "
+            f"{entry.task.run_at}",
         )
         self.assertIsNone(entry.completed)
         self.assertIsNone(entry.repetition)
@@ -170,7 +171,9 @@ class FailTests(TestCase):
         self.assertEqual((completed.attempts, completed.last_error), (2, "oops"))
         self.assertEqual((completed.locked_by, completed.locked_at), claim[1:])
         self.assertEqual(Task.objects.count(), 0)
-        self.assertEqual(logs.records[0].getMessage(), f"Marking task {task} as failed")
+        self.assertEqual(
+            logs.records[0].getMessage(), f"Marking task {task.pk} ({task}) as failed"
+        )
 
     def test_a_permanent_failure_is_final_at_once(self):
         _, claim = make_claimed_task()

@@ -1,3 +1,4 @@
+import math
 import sys
 import tempfile
 from datetime import timedelta
@@ -73,7 +74,7 @@ class ChecksTests(SimpleTestCase):
             self.assertEqual(checks.check_migration_modules(), [])
 
     def test_a_run_time_of_nothing_is_an_error(self):
-        for wrong in (0, -1, None, "3600", True):
+        for wrong in (0, -1, None, "3600", True, math.nan, math.inf):
             with self.subTest(wrong), override_settings(MAX_RUN_TIME=wrong):
                 message = found()["background_task.E003"]
 
@@ -84,6 +85,30 @@ class ChecksTests(SimpleTestCase):
             message = found()["background_task.E003"]
 
         self.assertEqual(message.hint, "Set BACKGROUND_TASK_MAX_RUN_TIME = 3600.")
+
+    def test_attempts_that_cannot_be_counted_are_an_error(self):
+        for name in ("MAX_ATTEMPTS", "BACKGROUND_TASK_MAX_ATTEMPTS"):
+            for wrong in ("3", 0, -1, None, True, 2.5, math.inf):
+                with self.subTest(wrong), override_settings(**{name: wrong}):
+                    message = found()["background_task.E004"]
+
+                    self.assertIn(f"{name} is {wrong!r}; it must be", message.msg)
+                    self.assertIn(f"Set {name}", message.hint)
+
+    def test_a_back_off_that_cannot_be_computed_is_an_error(self):
+        for wrong in ("4", -1, None, True, math.nan, math.inf, 101):
+            with self.subTest(wrong), override_settings(BACKOFF_MULTIPLIER=wrong):
+                message = found()["background_task.E005"]
+
+                self.assertIn(f"BACKOFF_MULTIPLIER is {wrong!r}; it must", message.msg)
+
+    def test_what_can_be_is_fine(self):
+        for right in ({"MAX_ATTEMPTS": 1}, {"MAX_RUN_TIME": 0.5}):
+            with self.subTest(right), override_settings(**right):
+                self.assertEqual(found(), {})
+        for right in (0, 1.5, 4, 100):
+            with self.subTest(right), override_settings(BACKOFF_MULTIPLIER=right):
+                self.assertEqual(found(), {})
 
 
 class ProtectedTaskTests(TransactionTestCase):

@@ -81,19 +81,20 @@ class RunNextTaskTests(InProcessTestCase):
         self.assertEqual(
             [(r.name, r.levelname, r.getMessage()) for r in logs.records],
             [
-                (TASKS, "INFO", "Running failing"),
-                (TASKS, "ERROR", "Rescheduling failing"),
+                (TASKS, "INFO", f"Running task {task.pk} (failing)"),
+                (TASKS, "ERROR", f"Rescheduling task {task.pk} (failing)"),
                 (
                     MODELS,
                     "WARNING",
-                    f"Rescheduling task failing for 0:00:06 later at {task.run_at}",
+                    f"Rescheduling task {task.pk} (failing) for 0:00:06 later at "
+                    f"{task.run_at}",
                 ),
             ],
         )
         self.assertIs(logs.records[1].exc_info[0], ValueError)
 
     def test_a_success_is_logged_without_a_warning(self):
-        self.job()
+        pk = self.job(verbose_name="A job").pk
 
         with self.assertLogs("background_task") as logs:
             self.tasks.run_next_task()
@@ -101,8 +102,8 @@ class RunNextTaskTests(InProcessTestCase):
         self.assertEqual(
             [(r.name, r.levelname, r.getMessage()) for r in logs.records],
             [
-                (TASKS, "INFO", "Running job"),
-                (TASKS, "INFO", "Ran task and deleting job"),
+                (TASKS, "INFO", f"Running task {pk} (A job)"),
+                (TASKS, "INFO", f"Ran task and deleting task {pk} (A job)"),
             ],
         )
 
@@ -111,22 +112,34 @@ class RunNextTaskTests(InProcessTestCase):
         def invalid():
             raise InvalidTaskError("never", errors={"why": "because"})
 
-        invalid()
-        with self.assertLogs("background_task"):
+        pk = invalid().pk
+        with self.assertLogs("background_task", "WARNING") as logs:
             self.tasks.run_next_task()
 
+        self.assert_failed_for_good(logs, f"task {pk} (invalid)")
         self.assertIsNotNone(CompletedTask.objects.get().failed_at)
         self.assertEqual(Task.objects.count(), 0)
 
     @override_settings(MAX_ATTEMPTS=1)
     def test_the_attempts_end(self):
-        self.failing()
+        pk = self.failing().pk
 
-        with self.assertLogs("background_task"):
+        with self.assertLogs("background_task", "WARNING") as logs:
             self.tasks.run_next_task()
 
+        self.assert_failed_for_good(logs, f"task {pk} (failing)")
         self.assertEqual(CompletedTask.objects.failed().get().attempts, 1)
         self.assertEqual(Task.objects.count(), 0)
+
+    def assert_failed_for_good(self, logs, task):
+        self.assertEqual(
+            [(r.name, r.levelname, r.getMessage()) for r in logs.records],
+            [
+                (TASKS, "ERROR", f"Failed for good: {task}"),
+                (MODELS, "WARNING", f"Marking {task} as failed"),
+            ],
+        )
+        self.assertIsNotNone(logs.records[0].exc_info)
 
     def test_exiting_is_a_failure(self):
         @self.tasks.background(name="exiting")
@@ -422,7 +435,7 @@ class RunTaskTests(InProcessTestCase):
         with self.assertLogs(TASKS, "WARNING") as logs:
             self.tasks.run_task(task)
 
-        self.assertIn("Not running job", logs.output[0])
+        self.assertIn(f"Not running task {task.pk} (job)", logs.output[0])
         self.assertEqual(self.ran, [])
 
     def test_an_unknown_name_is_a_key_error(self):
@@ -512,8 +525,10 @@ class PointedAtTests(TransactionTestCase):
             with self.subTest(on_delete):
                 output = self.run_pointed_at(lambda: None, on_delete)
 
-                self.assertIn("Abandoning job: its end is refused", output[-1])
                 task = Task.objects.failed().get()
+                self.assertIn(
+                    f"Abandoning task {task.pk} (job): its end is refused", output[-1]
+                )
                 self.assertEqual((task.attempts, task.locked_by), (1, None))
                 self.assertIn(error, task.last_error)
                 self.assertEqual(CompletedTask.objects.count(), 0)

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from datetime import timedelta
 
+from django.db import DatabaseError, transaction
 from django.test import TestCase, override_settings
 from django.utils import timezone
 
@@ -86,6 +87,92 @@ class LockTests(TestCase):
         Task.objects.all().delete()
 
         self.assertIsNone(task.lock("me"))
+
+
+class SaveTests(TestCase):
+    """Saving leaves the claim as it is in the row, unless it was assigned."""
+
+    def claim(self):
+        return Task.objects.values_list("locked_by", "locked_at").get()
+
+    def test_an_instance_from_before_the_claim_does_not_undo_it(self):
+        task = make_task()
+        read = Task.objects.get()
+        claimed = task.lock("me")
+
+        for stale in (task, read):
+            stale.priority += 77
+            stale.save()
+
+            self.assertEqual(self.claim(), (claimed.locked_by, claimed.locked_at))
+            self.assertEqual(Task.objects.get().priority, 77)
+            Task.objects.update(priority=0)
+
+    def test_an_instance_from_before_the_release_does_not_undo_it(self):
+        held = make_task().lock("me")
+        Task.objects.update(locked_by=None, locked_at=None)
+        refreshed = Task.objects.only("priority").get()
+        refreshed.refresh_from_db()
+
+        for stale in (held, refreshed):
+            stale.save()
+
+            self.assertEqual(self.claim(), (None, None))
+
+    def test_what_was_refreshed_was_not_assigned(self):
+        task = make_task()
+        task.lock("me")
+        task.refresh_from_db()
+        Task.objects.update(locked_by=None, locked_at=None)
+
+        task.save()
+
+        self.assertEqual(self.claim(), (None, None))
+
+    def test_what_was_assigned_is_saved_once(self):
+        task = make_task().lock("me")
+        task.locked_by = task.locked_at = None
+
+        task.save()
+        self.assertEqual(self.claim(), (None, None))
+
+        Task.objects.get().lock("you")
+        task.save()
+        self.assertEqual(self.claim()[0], "you")
+
+    def test_what_is_named_is_saved(self):
+        task = make_task()
+        task.lock("me")
+
+        task.save(update_fields=["locked_by"])
+
+        self.assertIsNone(self.claim()[0])
+
+    def test_a_row_that_is_gone_does_not_come_back(self):
+        task = make_task().lock("me")
+        Task.objects.all().delete()
+
+        with self.assertRaises(DatabaseError), transaction.atomic():
+            task.save()
+
+        self.assertEqual(Task.objects.count(), 0)
+
+    def test_a_copy_is_another_row(self):
+        task = make_task()
+        task.pk = None
+        task.save()
+
+        self.assertEqual(Task.objects.count(), 2)
+
+    def test_what_was_not_loaded_is_not_saved(self):
+        make_task(priority=77)
+        task = Task.objects.only("queue").get()
+        task.queue = "q"
+
+        with self.assertNumQueries(1):
+            task.save()
+
+        self.assertEqual(Task.objects.values_list("priority", "queue").get(), (77, "q"))
 
 
 class LockedByPidRunningTests(TestCase):

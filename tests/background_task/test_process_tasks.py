@@ -1,13 +1,18 @@
 """What `process_tasks` refuses before anything starts, and what it runs in-process."""
 
+import math
+import os
+import signal
 import threading
 from io import StringIO
 
 import psutil
 from django.core.management import CommandError, call_command
+from django.db import OperationalError, connection
 from django.test import TestCase, TransactionTestCase, override_settings
 
 from background_task.models import CompletedTask, Task
+from background_task.tasks import tasks
 from tests.app import tasks as app_tasks
 
 from .tools import make_task
@@ -61,7 +66,21 @@ SETTINGS = [
     ("MAX_ATTEMPTS", 0),
     ("MAX_ATTEMPTS", "three"),
     ("BACKGROUND_TASK_MAX_ATTEMPTS", None),
+    ("BACKGROUND_TASK_MAX_ATTEMPTS", "3"),
+    ("MAX_ATTEMPTS", 2.5),
+    ("MAX_RUN_TIME", "3600"),
+    ("BACKOFF_MULTIPLIER", "4"),
+    ("BACKOFF_MULTIPLIER", -1),
+    ("BACKOFF_MULTIPLIER", math.nan),
+    ("BACKOFF_MULTIPLIER", True),
 ]
+
+# What the in-process runner goes by as well.
+IN_PROCESS_TOO = {
+    name
+    for name, _ in SETTINGS
+    if name.endswith(("MAX_ATTEMPTS", "MAX_RUN_TIME", "BACKOFF_MULTIPLIER"))
+}
 
 
 class RefusalTests(TransactionTestCase):
@@ -83,7 +102,24 @@ class RefusalTests(TransactionTestCase):
     def test_settings_that_cannot_be(self):
         for name, value in SETTINGS:
             with self.subTest(**{name: value}), override_settings(**{name: value}):
-                self.assertIn(name, self.refusal_of())
+                for options in ({}, {"in_process": True}):
+                    if options and name not in IN_PROCESS_TOO:
+                        continue
+                    refusal = self.refusal_of(**options)
+                    self.assertIn(name, refusal)
+
+    def test_a_setting_that_cannot_be_is_told_with_its_value_and_what_is_right(self):
+        with override_settings(BACKGROUND_TASK_MAX_ATTEMPTS="3"):
+            self.assertEqual(
+                self.refusal_of(),
+                "BACKGROUND_TASK_MAX_ATTEMPTS is '3'; it must be a whole number, 1 or "
+                "more. Set BACKGROUND_TASK_MAX_ATTEMPTS = 3.",
+            )
+
+    def test_a_limit_that_is_misspelt_is_told_with_what_was_meant(self):
+        overrides = {NAME: {"max_run_tme": 1}}
+        with override_settings(BACKGROUND_TASK_OVERRIDES=overrides):
+            self.assertIn("max_run_tme: did you mean max_run_time?", self.refusal_of())
 
     def test_the_old_settings_for_workers_too(self):
         with override_settings(
@@ -131,6 +167,60 @@ class InProcessTests(TransactionTestCase):
         self.run_here(in_process=True, queue=["a", "b"])
 
         self.assertEqual([args for args, _ in app_tasks.ran], [("a",), ("b",)])
+
+    def test_the_most_urgent_first_in_whichever_queue_it_is(self):
+        for priority, queue in enumerate(("a", "b", "a", "b")):
+            app_tasks.note(priority, queue=queue, priority=priority)
+
+        self.run_here(in_process=True, queue=["a", "b"])
+
+        self.assertEqual([args for args, _ in app_tasks.ran], [(3,), (2,), (1,), (0,)])
+
+    def test_a_signal_is_heeded_after_the_task_that_runs(self):
+        tasks.background(name="stop")(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        self.addCleanup(tasks._tasks.pop, "stop")
+        tasks.get("stop")(queue="a", priority=1)
+        app_tasks.note(queue="b")
+
+        call_command("process_tasks", in_process=True, queue=["a", "b"])
+
+        self.assertEqual(app_tasks.ran, [])
+        self.assertEqual(Task.objects.get().queue, "b")
+
+    def test_nothing_is_known_to_be_due_while_the_database_is_away(self):
+        app_tasks.note()
+
+        with self.assertLogs("background_task.tasks", "WARNING") as logs:
+            refusal = self.run_refused(lambda sql: True)
+
+        self.assertEqual(refusal.returncode, 75)
+        self.assertIn("The queue is unavailable: server gone", str(refusal))
+        self.assertIn("Failed to retrieve tasks. Database unreachable.", logs.output[0])
+
+    def test_the_end_of_a_task_that_cannot_be_written(self):
+        task = app_tasks.note()
+
+        refusal = self.run_refused(lambda sql: sql.startswith("INSERT"))
+
+        self.assertEqual(refusal.returncode, 75)
+        self.assertIn(f"the end of task {task.pk} (tests.app.tasks.note)", str(refusal))
+        self.assertIn("server gone", str(refusal))
+        self.assertEqual(Task.objects.get().locked_by, str(os.getpid()))
+
+    def run_refused(self, refused):
+        """Run on a database that refuses some statements; return how it ended."""
+
+        def refuse(execute, sql, params, many, context):
+            if refused(sql):
+                raise OperationalError("server gone")
+            return execute(sql, params, many, context)
+
+        with (
+            connection.execute_wrapper(refuse),
+            self.assertRaises(CommandError) as refusal,
+        ):
+            self.run_here(in_process=True)
+        return refusal.exception
 
     def test_the_time_runs_out(self):
         call_command("process_tasks", in_process=True, duration=0.01)

@@ -24,9 +24,11 @@ class BackoffTests(SimpleTestCase):
     def test_the_exponent_can_be_set(self):
         self.assertEqual(backoff(3), timedelta(seconds=14))
 
-    @override_settings(BACKOFF_MULTIPLIER=40)
     def test_the_wait_never_leaves_the_calendar(self):
-        self.assertGreater(NOON + backoff(25), NOON)
+        for exponent in (40, 100, 100.0):
+            with override_settings(BACKOFF_MULTIPLIER=exponent):
+                for attempts in (25, 10_000):
+                    self.assertGreater(NOON + backoff(attempts), NOON)
 
 
 class ExhaustedTests(SimpleTestCase):

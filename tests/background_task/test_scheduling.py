@@ -1,3 +1,4 @@
+import functools
 import re
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -185,6 +186,70 @@ class CallTests(CallTestCase):
             [(name, sender, named["task"]) for name, sender, named in calls],
             [("task_created", DBTaskRunner, task)],
         )
+
+
+class SignatureTests(TestCase):
+    """What the function could never be called with is refused at the call."""
+
+    def setUp(self):
+        self.tasks = Tasks()
+
+        @self.tasks.background(name="job")
+        def job(one, two=2, *, three=3):
+            pass
+
+        self.job = job
+
+    def test_arguments_that_do_not_fit(self):
+        for args, kwargs, why in (
+            ((), {}, "missing a required argument: 'one'"),
+            ((1, 2, 3), {}, "too many positional arguments"),
+            ((1,), {"four": 4}, "got an unexpected keyword argument 'four'"),
+            ((1,), {"one": 1}, "multiple values for argument 'one'"),
+        ):
+            with (
+                self.subTest(args=args, kwargs=kwargs),
+                self.assertRaisesMessage(TypeError, f"job(): {why}"),
+            ):
+                self.job(*args, **kwargs)
+
+        self.assertEqual(Task.objects.count(), 0)
+
+    def test_arguments_that_fit(self):
+        self.job(1)
+        self.job(1, 2, three=3, schedule=60, priority=1)
+        self.job(one=1, two=2)
+
+        self.assertEqual(Task.objects.count(), 3)
+
+    def test_a_name_that_is_the_tasks_own_never_reaches_the_function(self):
+        post = self.tasks.background(name="post")(lambda queue: None)
+
+        with self.assertRaisesMessage(
+            TypeError,
+            "post(): missing a required argument: 'queue' (queue= is about the task, "
+            "and does not reach the function)",
+        ):
+            post(queue="mail")
+
+    def test_a_wrapper_takes_what_it_says_itself(self):
+        def with_a_client(function):
+            @functools.wraps(function)
+            def wrapper(*args):
+                return function("client", *args)
+
+            return wrapper
+
+        call = self.tasks.background(name="call")(
+            with_a_client(lambda client, number: None)
+        )
+        part = self.tasks.background(name="part")(functools.partial(max, 1))
+
+        self.assertIsNotNone(call(1))
+        self.assertIsNotNone(part(2))
+
+    def test_what_has_no_signature_is_let_through(self):
+        self.assertIsNotNone(self.tasks.background(name="built in")(max)(1, 2))
 
 
 class EdgeTests(CallTestCase):

@@ -45,7 +45,7 @@ class DoneTests(LifecycleTestCase):
         self.assertEqual((repetition.attempts, repetition.locked_by), (0, None))
         self.assertEqual(repetition.creator, user)
         self.assertEqual(Runner.objects.count(), 0)
-        self.assertIn("Ran task and deleting By Ada", output)
+        self.assertIn(f"Ran task and deleting task {task.pk} (By Ada)", output)
 
     def test_every_task_runs_in_a_process_of_its_own(self):
         for number in range(4):

@@ -19,6 +19,7 @@ from .tools import (
     refused,
     row,
     run_until_empty,
+    supervised,
 )
 
 
@@ -30,6 +31,12 @@ class RefusalTests(LifecycleTestCase):
             output,
             "CommandError: --workers is '0': it must be a whole number, 1 or more\n",
         )
+
+    def test_a_command_line_that_cannot_be_read_is_status_2(self):
+        for options in (["--wrokers", 1], ["--workers"], ["--queue"]):
+            with self.subTest(options), supervised(*options) as runner:
+                self.assertEqual(runner.ended(), 2)
+                self.assertIn("error: ", runner.output)
 
     def test_a_decorators_limit_that_cannot_be_names_the_task(self):
         with self.a_project_with(
@@ -68,10 +75,12 @@ class RefusalTests(LifecycleTestCase):
         task = misbehaving.work(str(self.journal), "untouched")
 
         with self.a_project_with("import a_module_that_is_missing\n") as project:
-            output = refused(**project)
+            outputs = [refused(**project), refused("--in-process", **project)]
 
-        self.assertEqual(output.count("Traceback"), 1)
-        self.assertEqual(output.count("No module named 'a_module_that_is_missing'"), 1)
+        for output in outputs:
+            self.assertIn("CommandError: The project cannot be set up:\n", output)
+            self.assertEqual(output.count("Traceback"), 1)
+            self.assertEqual(output.count("No module named 'a_module_that"), 1)
         self.assertEqual((row(task).attempts, row(task).locked_by), (0, None))
         self.assertEqual(Runner.objects.count(), 0)
 
@@ -117,7 +126,26 @@ class UnknownNameTests(LifecycleTestCase):
 
             self.assertEqual(output.count("WARNING"), 1, output)
             self.assertIn("left alone: shop.tasks.renamed", output)
+            self.assertIn("After a deploy, restart process_tasks.", output)
             self.assertEqual((row(task).attempts, row(task).locked_by), (0, None))
+
+
+class OverridesTests(LifecycleTestCase):
+    def test_limits_of_a_task_that_is_not_there_are_told_of_once(self):
+        overrides = {
+            "tests.app.misbehaving.wrok": {"max_run_time": 60},
+            "tests.app.misbehaving.work": {"max_run_time": 60},
+        }
+        for way in ("template", "spawn"):
+            output = run_until_empty(
+                "--start-method",
+                way,
+                settings={"BACKGROUND_TASK_OVERRIDES": overrides},
+            )
+
+            self.assertEqual(output.count("WARNING"), 1, output)
+            self.assertIn("sets limits for 'tests.app.misbehaving.wrok'", output)
+            self.assertIn("Did you mean 'tests.app.misbehaving.work'", output)
 
 
 class QueueTests(LifecycleTestCase):

@@ -39,8 +39,14 @@ class StopTests(LifecycleTestCase):
             runner.says("SIGTERM: what runs has 3 s to finish")
             self.signal_file.touch()
             status = runner.ended()
+            output = runner.output
 
         self.assertEqual(status, 0)
+        self.assertIn(
+            f"WARNING Given back, at no attempt's cost: task {lasting.pk} ({lasting}). "
+            "Released: the runner was stopped",
+            output,
+        )
         self.assertEqual(completed(finishing).attempts, 1)
         for task in (row(lasting), row(waiting)):
             self.assertEqual((task.attempts, task.last_error), (0, ""))

@@ -32,7 +32,7 @@ class StopTwiceTests(LifecycleTestCase):
 
         settings = {"BACKGROUND_TASK_GRACE": 3600}
         with supervised("--drain-timeout", 3600, settings=settings) as runner:
-            runner.says("Running tests.app.misbehaving.block_term")
+            runner.says(f"Running task {task.pk} (tests.app.misbehaving.block_term)")
             runner.signal(signal.SIGINT)
             runner.says("SIGINT: what runs has 3600 s to finish")
             runner.signal(signal.SIGINT)

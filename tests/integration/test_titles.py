@@ -21,7 +21,7 @@ class TitleTests(LifecycleTestCase):
         with supervised("--workers", 3, settings={"LOGGING": EVERYTHING}) as runner:
             self.journal.pid_of(secret)
             wait_until(lambda: "done" in self.journal.ended())
-            runner.says(f"Rescheduling {failed}")
+            runner.says(f"Rescheduling task {failed.pk} ({failed})")
             titles = runner.titles()
             path.touch()
             status = stop(runner)
@@ -32,7 +32,7 @@ class TitleTests(LifecycleTestCase):
         self.assertIn("background_task: bookkeeper", titles)
         self.assertIn("background_task: launcher (template)", titles)
         self.assertTrue([t for t in titles if "1/3 supervisor" in t], titles)
-        self.assertIn(f"Ran task and deleting {done}", output)
+        self.assertIn(f"Ran task and deleting task {done.pk} ({done})", output)
         self.assertNotIn(secret, "\n".join(titles))
         self.assertNotIn(secret, output)
         self.assertEqual(status, 0)

@@ -62,7 +62,7 @@ class MemoryQueue:
         self._write(event="renewed", runner=self.runner.id)
         return True
 
-    def claim(self, n):
+    def claim(self, n, held):
         self._catch_up()
         if self.runner.id in self.fenced:
             return []
@@ -99,10 +99,11 @@ class MemoryQueue:
             raise ValueError(f"Task {number} is doomed")
         self._write(event="abandoned", id=number, claim=claim, says=text)
 
-    def held(self):
+    def strays(self, held):
         self._catch_up()
         own = self.runner.id
-        return {claim for claim, (_, runner) in self.claims.items() if runner == own}
+        ours = {claim for claim, (_, runner) in self.claims.items() if runner == own}
+        return ours - set(held)
 
     def may_be_due(self):
         self._catch_up()

@@ -1,6 +1,6 @@
 """`manage.py process_tasks`: options in, supervisor out."""
 
-import contextlib
+import difflib
 import logging
 import math
 import os
@@ -9,13 +9,14 @@ import select
 import signal
 import sys
 import threading
-from dataclasses import replace
+import traceback
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import Error, OperationalError, connections, router
+from django.db import Error, InterfaceError, OperationalError, connections, router
 
-from background_task import __version__, claims, execution, streams
+from background_task import __version__, checks, claims, execution, streams, verbosity
 from background_task.models import CompletedTask, Task
 from background_task.reloader import Reloader, end_with_parent
 from background_task.settings import app_settings, setting_name
@@ -27,7 +28,7 @@ from background_task.utils import TTW_SLOW
 os.environ.setdefault("SPT_NOENV", "1")
 
 from background_task.supervisor import clock, processes
-from background_task.supervisor.bookkeeper import Bookkeeper, Books
+from background_task.supervisor.bookkeeper import UNKNOWN_NAMES, Bookkeeper, Books
 from background_task.supervisor.database import is_passing, migrate_text
 from background_task.supervisor.job import Project
 from background_task.supervisor.launcher import Launcher
@@ -40,7 +41,7 @@ from background_task.supervisor.options import (
     parse_memory,
     parse_seconds,
 )
-from background_task.supervisor.supervisor import Supervisor
+from background_task.supervisor.supervisor import EX_UNWRITTEN, Supervisor
 from background_task.supervisor.wakeups import Wakeups
 
 logger = logging.getLogger("background_task.tasks")
@@ -109,8 +110,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--in-process",
             action="store_true",
-            help="run the tasks one by one in this very process, without a supervisor "
-            "and without limits",
+            help="run the tasks one by one in this very process, without a supervisor, "
+            "limits or a lease: a task that takes longer than MAX_RUN_TIME may be "
+            "started again by another runner, and one whose runner was killed waits "
+            "for so long; for tests and debugging",
         )
 
         parser.add_argument(
@@ -138,107 +141,145 @@ class Command(BaseCommand):
                 "run_next_task() here."
             )
         try:
-            self._run(options)
+            with verbosity.applied(options["verbosity"]):
+                self._run(options)
         except OptionError as error:
             raise CommandError(str(error)) from error
 
     def _run(self, options: dict[str, Any]) -> None:
         end_with_parent(processes.signal_at_parents_death)
-        queues = _queues(options["queue"])
-        parse_count(app_settings.MAX_ATTEMPTS, setting_name("MAX_ATTEMPTS"))
-        in_process = options["in_process"]
-        if in_process:
-            _refuse_limits(options)
-        else:
-            _options(options, _rules(options))  # refused before anything starts
-            _start_method(options)
+        _check_settings()
+        asked = _asked(options)  # refused before anything starts
         if options["dev"]:
             sys.exit(Reloader(self._say).run())
-        why = None if in_process else _why_in_process()
-        if in_process or why:
-            if why:
-                self.stderr.write(f"Running the tasks in this process: {why}")
-            InProcess(options, queues).run()
-            return
-        self._supervise(options, queues)
+        why = None if options["in_process"] else _why_in_process()
+        if why and options["verbosity"]:
+            self.stderr.write(f"Running the tasks in this process: {why}")
+        if why or asked.supervision is None:
+            InProcess(options, asked).run()
+        else:
+            self._supervise(options, asked, asked.supervision)
 
     def _say(self, text: str) -> None:
         self.stderr.write(text)
         self.stderr.flush()
 
-    def _supervise(self, options: dict[str, Any], queues: list[str]) -> None:
-        rules = _rules(options)
-        settled = _options(options, rules)
-        sleep = parse_seconds(options["sleep"], "--sleep")
+    def _supervise(
+        self, options: dict[str, Any], asked: "Asked", supervision: "Supervision"
+    ) -> None:
+        settled, rules = supervision.options, supervision.rules
         project = Project(
             prepare="background_task.execution:prepare",
             discover="background_task.execution:discover",
             warm="background_task.execution:warm",
             announce="background_task.execution:announce",
-            environment=execution.environment(log_std=options["log_std"]),
+            environment=execution.environment(
+                log_std=options["log_std"], verbosity=options["verbosity"]
+            ),
         )
         books = Books(
             queue="background_task.supervisor.database:DatabaseQueue",
             arguments={
                 "lease": settled.lease,
-                "queues": queues,
+                "queues": asked.queues,
                 "reclaim_pids": options["reclaim_pids"],
                 "rules": {name: getattr(rules, name) for name in rules.__slots__},
             },
             lease=settled.lease,
-            sleep=sleep,
+            sleep=asked.sleep,
         )
-        launcher = Launcher(project, _start_method(options))
-        self.stdout.write(_first_line(settled, rules, queues, launcher.method))
-        self.stdout.flush()
+        if options["verbosity"]:
+            self.stdout.write(_first_line(supervision, asked.queues))
+            self.stdout.flush()
+        launcher = Launcher(project, supervision.start_method)
         supervisor = Supervisor(Bookkeeper(project, books), launcher, settled)
         status = supervisor.run()
         if status:
             raise CommandError(supervisor.failure, returncode=status)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supervision:
+    """How a supervisor is to work, resolved once."""
+
+    options: Options
+    rules: LimitRules
+    start_method: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What was asked for, resolved once: times in seconds, no queues for all.
+
+    `supervision` is None if no supervisor is wanted.
+    """
+
+    queues: list[str]
+    sleep: float
+    duration: float
+    supervision: Supervision | None
+
+
 class InProcess:
     """A loop over the in-process runner: no supervisor, no limits."""
 
-    def __init__(self, options: dict[str, Any], queues: list[str]) -> None:
-        self._duration = _duration(options)
-        self._sleep = parse_seconds(options["sleep"], "--sleep")
+    def __init__(self, options: dict[str, Any], asked: Asked) -> None:
+        self._duration = asked.duration
+        self._sleep = asked.sleep
         self._until_empty = options["until_empty"]
         self._log_std = options["log_std"]
         self._reclaim_pids = options["reclaim_pids"]
         self._pauses = False
         self._told_of: set[str] = set()
-        self._queues: list[str | None] = [*queues] or [None]
+        self._queues = asked.queues
 
     def run(self) -> None:
         """Run what is due until the time is over or a signal comes."""
-        with streams.logged() if self._log_std else contextlib.nullcontext():
+        with streams.logged(wanted=self._log_std):
             self._run()
 
     def _run(self) -> None:
         _check_tables()
-        autodiscover()
+        _import_tasks()
         if self._reclaim_pids:
             claims.reclaim_pids()
-        ends_at = clock.now() + self._duration if self._duration > 0 else None
+        ends_at = clock.now() + self._duration if self._duration > 0 else math.inf
         heeded = [signal.SIGTERM, signal.SIGINT]
         if os.name == "posix":
             heeded += [signal.SIGHUP, signal.SIGTSTP, signal.SIGUSR1, signal.SIGUSR2]
         with Wakeups(heeded) as wakeups:
-            while not self._told_to_stop(wakeups):
-                left = math.inf if ends_at is None else ends_at - clock.now()
-                if left <= 0:
-                    return
-                ran = [tasks.run_next_task(queue) for queue in self._queues]
-                if any(ran):
+            while not self._told_to_stop(wakeups) and clock.now() < ends_at:
+                if self._run_next():
                     pause = random.uniform(*TTW_SLOW) if self._pauses else 0.0
+                elif self._until_empty:
+                    return
                 else:
-                    self._tell_of_unknown_names()
-                    if self._until_empty:
-                        return
                     command_logger.debug("waiting for tasks")
                     pause = self._sleep
-                select.select([wakeups], [], [], max(0.0, min(pause, left)))
+                left = max(0.0, ends_at - clock.now())
+                select.select([wakeups], [], [], min(pause, left))
+
+    def _run_next(self) -> bool:
+        """Run the next task of all the queues; return whether there was one."""
+        try:
+            task = tasks._runner.claim_next(tasks, self._queues)
+        except OperationalError as error:
+            if self._until_empty:  # nobody knows
+                text = f"The queue is unavailable: {error}"
+                raise CommandError(text, returncode=EX_UNWRITTEN) from error
+            return False
+        if task is None:
+            self._tell_of_unknown_names()
+            return False
+        try:
+            tasks._runner.run_task(tasks, task)
+        except (OperationalError, InterfaceError) as error:
+            raise CommandError(
+                f"Could not write the end of task {task.with_id()}, which stays locked "
+                f"by {task.locked_by}: {error}",
+                returncode=EX_UNWRITTEN,
+            ) from error
+        return True
 
     def _told_to_stop(self, wakeups: Wakeups) -> bool:
         """Take in which signals have come: two of them change the pace only."""
@@ -255,17 +296,13 @@ class InProcess:
 
     def _tell_of_unknown_names(self) -> None:
         """Warn, once for each, of due tasks that nobody here can run."""
-        queues = [queue for queue in self._queues if queue is not None]
         try:
-            names = claims.unknown_names(list(tasks._tasks), queues) - self._told_of
+            names = claims.unknown_names(list(tasks._tasks), self._queues)
         except OperationalError:
             return  # the runner has told of it
-        if names:
+        if names := names - self._told_of:
             self._told_of |= names
-            logger.warning(
-                "Due, but in no tasks.py of this project, and so left alone: %s",
-                ", ".join(sorted(names)),
-            )
+            logger.warning(UNKNOWN_NAMES, ", ".join(sorted(names)))
 
 
 def _check_tables() -> None:
@@ -279,12 +316,49 @@ def _check_tables() -> None:
             raise CommandError(migrate_text(alias, error)) from error
 
 
+def _import_tasks() -> None:
+    """Raise CommandError with the traceback if the project's tasks can't be."""
+    try:
+        autodiscover()
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        raise CommandError(f"The project cannot be set up:\n{text}") from error
+
+
 def _queues(names: str | list[str] | None) -> list[str]:
     """Return the queues to serve; none means every queue."""
     queues = [names] if isinstance(names, str) else list(names or [])
     if any(not name.strip() for name in queues):
         raise OptionError("--queue has an empty name: leave it out for every queue")
     return queues
+
+
+def _check_settings() -> None:
+    """Refuse what would stop the runner when it records its first failure."""
+    for message in checks.check_settings():
+        raise OptionError(f"{message.msg} {message.hint}")
+
+
+def _asked(options: dict[str, Any]) -> Asked:
+    """Resolve the options, or raise OptionError for one that cannot be."""
+    return Asked(
+        queues=_queues(options["queue"]),
+        sleep=parse_seconds(options["sleep"], "--sleep"),
+        duration=_duration(options),
+        supervision=_supervision(options),
+    )
+
+
+def _supervision(options: dict[str, Any]) -> Supervision | None:
+    if options["in_process"]:
+        _refuse_limits(options)
+        return None
+    rules = _rules(options)
+    return Supervision(
+        options=_options(options, rules),
+        rules=rules,
+        start_method=_start_method(options),
+    )
 
 
 def _options(options: dict[str, Any], rules: LimitRules) -> Options:
@@ -350,8 +424,23 @@ def _check_overrides(rules: LimitRules) -> None:
             raise OptionError(
                 f"BACKGROUND_TASK_OVERRIDES[{name!r}] is {override!r}: it must be a "
                 f"dict with no other keys than {', '.join(sorted(known))}"
+                f"{_meant(override, known)}"
             )
         rules.limits({}, override)
+
+
+def _meant(override: Any, known: set[str]) -> str:
+    """Say which limit was meant by each key that comes near to one."""
+    if not isinstance(override, dict):
+        return ""
+    near = {
+        key: difflib.get_close_matches(str(key), known, 1)
+        for key in override
+        if key not in known
+    }
+    return "".join(
+        f"; {key}: did you mean {match[0]}?" for key, match in near.items() if match
+    )
 
 
 def _duration(options: dict[str, Any]) -> float:
@@ -391,9 +480,8 @@ def _is_in_memory(connection: Any) -> bool:
     return bool(connection.is_in_memory_db())
 
 
-def _first_line(
-    options: Options, rules: LimitRules, queues: list[str], method: str
-) -> str:
+def _first_line(supervision: Supervision, queues: list[str]) -> str:
+    options, rules = supervision.options, supervision.rules
     connection = connections[router.db_for_write(Task)]
     where = connection.settings_dict
     database = f"{connection.vendor} {where['NAME']}"
@@ -405,7 +493,7 @@ def _first_line(
         database,
         f"queues: {', '.join(queues)}" if queues else "every queue",
         f"{options.workers} worker{'s' if options.workers > 1 else ''}",
-        method,
+        supervision.start_method,
         f"MAX_RUN_TIME {rules.seconds:g} s",
         "no memory limit" if memory is None else f"memory limit {_size(memory)}",
         f"drain {options.drain_timeout:g} s, grace {options.grace:g} s",
