@@ -106,13 +106,13 @@ def release(claim: Claim) -> bool:
     return bool(release_all([claim]))
 
 
-def release_all(claims: Collection[Claim]) -> set[Claim]:
-    """Give tasks back, as `release` does; return which were."""
+def release_all(claims: Collection[Claim]) -> dict[Claim, Task]:
+    """Give tasks back, as `release` does; return those that were, as they were."""
     # A savepoint, if a transaction is open: a refusal must not undo what else is in it.
     with transaction.atomic(using=_database()):
         tasks = _locked(claims)
         _of(tasks.values()).update(locked_by=None, locked_at=None)
-    return set(tasks)
+    return tasks
 
 
 def abandon(claim: Claim, error: str) -> bool:

@@ -220,10 +220,13 @@ class _Desk:
         """Record it as it is, else with a text of plain ASCII; return why it failed."""
         why = ""
         for version in dict.fromkeys((outcome, _plain(outcome))):
-            why = self._alone(claim, self._queue.record, version)
+            why = self._alone(claim, self._record_one, version)
             if not why:
                 break
         return why
+
+    def _record_one(self, claim: str, outcome: Outcome) -> None:
+        self._queue.record({claim: outcome})
 
     def _alone(self, claim: str, write: Callable[[str, Any], None], what: Any) -> str:
         """Write about one try alone, since a poisoned row must not stop the rest.
@@ -273,7 +276,7 @@ class _Desk:
         return allowed and clock.now() >= self._rests_until
 
     def _write_and_claim(self) -> None:
-        ended = list(self._ended.items())
+        ended = dict(self._ended)
         try:
             jobs = self._transaction(ended)
         except QueueUnavailable:
@@ -283,14 +286,14 @@ class _Desk:
             self._found_too_few(dry=False)
             self._record_one_by_one(ended)
             return
-        self._committed([claim for claim, _ in ended], jobs)
+        self._committed(list(ended), jobs)
 
-    def _transaction(self, ended: list[tuple[str, Outcome]]) -> list[dict[str, Any]]:
+    def _transaction(self, ended: dict[str, Outcome]) -> list[dict[str, Any]]:
         wanted = self._credits if self._may_claim() else 0
         with self._queue.transaction():
-            for claim, outcome in ended:
-                self._queue.record(claim, outcome)
-            held = self._held.difference(claim for claim, _ in ended)
+            if ended:
+                self._queue.record(ended)
+            held = self._held.difference(ended)
             jobs = self._queue.claim(wanted, held) if wanted else []
         self._credits -= len(jobs)
         self._held.update(job.claim for job in jobs)
@@ -321,9 +324,9 @@ class _Desk:
             news=news if self._announce else [],
         )
 
-    def _record_one_by_one(self, ended: list[tuple[str, Outcome]]) -> None:
+    def _record_one_by_one(self, ended: dict[str, Outcome]) -> None:
         """One poisoned outcome must not stop the rest."""
-        for claim, outcome in ended:
+        for claim, outcome in ended.items():
             why = self._record_alone(claim, outcome)
             if why:
                 del self._ended[claim]
@@ -429,8 +432,9 @@ class _Desk:
             return
         try:
             with self._queue.transaction():
-                for claim in self._queue.strays(()):
-                    self._queue.record(claim, Released("claimed, and never started"))
+                given_back = Released("claimed, and never started")
+                if strays := self._queue.strays(()):
+                    self._queue.record(dict.fromkeys(strays, given_back))
             self._queue.close()
         except QueueUnavailable as error:
             logger.warning("The runner could not sign off: %s", error)

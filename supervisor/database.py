@@ -34,6 +34,13 @@ from .outcome import (
 from .queue import QueueUnavailable, QueueUnusable, Runner
 
 _TARGET = "background_task.execution:execute"
+# What `task_error` is still to be sent for: a task that raised has sent it itself.
+_ERRORS: dict[type, str] = {
+    TimedOut: "TaskTimeout",
+    OutOfMemory: "TaskOutOfMemory",
+    Crashed: "TaskCrashed",
+    Lost: "TaskLost",
+}
 
 # sqlstates (their first two or all five characters) that are a matter of waiting:
 # connection, resources, operator, rollback (deadlock, serialization), lock not
@@ -125,9 +132,10 @@ class DatabaseQueue:
                 raise QueueUnavailable(str(error)) from error
         return [self._job(task) for task in tasks]
 
-    def record(self, claim: str, outcome: Outcome) -> None:
+    def record(self, endings: Mapping[str, Outcome]) -> None:
+        by_claim = {self._parse(claim): end for claim, end in endings.items()}
         with self._translated():
-            self._record(self._parse(claim), outcome)
+            self._record(by_claim)
 
     def abandon(self, claim: str, text: str) -> None:
         with self._translated():
@@ -213,76 +221,57 @@ class DatabaseQueue:
 
     # Outcomes
 
-    def _record(self, claim: Any, outcome: Outcome) -> None:
-        """Carry an outcome over into the row; a fenced claim changes nothing."""
+    def _record(self, endings: Mapping[Any, Outcome]) -> None:
+        """Carry outcomes over into the rows; a fenced claim changes nothing."""
+        given_back = {c: o for c, o in endings.items() if isinstance(o, Released)}
+        if given_back:
+            for claim, task in self._books.release_all(given_back).items():
+                self._log_release(task, given_back[claim])
+        ended = {c: o for c, o in endings.items() if c not in given_back}
+        entries = self._books.record([self._ending(*item) for item in ended.items()])
+        for outcome, entry in zip(ended.values(), entries, strict=True):
+            if entry is not None:
+                self._tell(entry, outcome)
+                self._announce(entry, _ERRORS.get(type(outcome)))
+
+    def _ending(self, claim: Any, outcome: Outcome) -> Any:
+        Ending, text = self._books.Ending, str(outcome)
         match outcome:
             case Succeeded():
-                entry = self._books.succeed(claim)
-                self._tell(entry, "Ran task and deleting %s")
-                self._announce(entry)
+                return Ending(claim)
             case Failed(permanent=permanent):
-                self._fail(claim, outcome, permanent=permanent)
-            case TimedOut():
-                self._fail(claim, outcome, error="TaskTimeout")
-            case OutOfMemory():
-                self._fail(claim, outcome, error="TaskOutOfMemory")
-            case Crashed():
-                self._fail(claim, outcome, error="TaskCrashed")
-            case Lost():
-                self._fail(claim, outcome, error="TaskLost")
+                return Ending(claim, text, permanent)
             case Cancelled():
-                self._fail(claim, outcome, permanent=True)
+                return Ending(claim, text, permanent=True)
+            case TimedOut() | OutOfMemory() | Crashed() | Lost():
+                return Ending(claim, text)
             case Released():
-                if self._books.release(claim):
-                    self._log_release(claim.pk, outcome)
+                raise AssertionError("it is given back, and has no ending")
             case _:
                 assert_never(outcome)
 
-    def _fail(
-        self,
-        claim: Any,
-        outcome: Outcome,
-        *,
-        permanent: bool = False,
-        error: str | None = None,
-    ) -> None:
-        """Record a failure; `error` names what `task_error` is still to be sent for.
-
-        A task that raised has sent it itself.
-        """
-        entry = self._books.fail(claim, str(outcome), permanent=permanent)
-        is_over = entry is not None and entry.completed is not None
-        text = "Failed for good: %s\n%s" if is_over else "Rescheduling %s\n%s"
-        self._tell(entry, text, str(outcome), level=logging.ERROR)
-        self._announce(entry, error)
-
-    def _announce(self, entry: Any, error: str | None = None) -> None:
+    def _announce(self, entry: Any, error: str | None) -> None:
         """Have it announced, once it is committed; see `execution.announce`."""
-        if entry is None:
-            return
         completed = entry.completed and entry.completed.pk
         one = {"task": entry.task.pk, "completed": completed, "error": error}
         transaction.on_commit(lambda: self._news.append(one), using=self._alias)
 
-    def _log_release(self, pk: int, outcome: Outcome) -> None:
-        def log() -> None:
-            self._tasks_logger.warning("Given back, at no attempt's cost: %s", text)
+    def _log_release(self, task: Any, outcome: Outcome) -> None:
+        log, text = self._tasks_logger.warning, f"task {task.with_id()}. {outcome}"
+        transaction.on_commit(
+            lambda: log("Given back, at no attempt's cost: %s", text), using=self._alias
+        )
 
-        Task, _, _ = self._models
-        task = Task.objects.using(self._alias).get(pk=pk)
-        text = f"task {task.with_id()}. {outcome}"
-        transaction.on_commit(log, using=self._alias)
-
-    def _tell(
-        self, entry: Any, text: str, *more: str, level: int = logging.INFO
-    ) -> None:
-        """Log what was recorded, once it is committed; nothing for a fenced try."""
-        if entry is not None:
-            log = self._tasks_logger.log
-            task = f"task {entry.task.with_id()}"
-            transaction.on_commit(
-                lambda: log(level, text, task, *more), using=self._alias
-            )
+    def _tell(self, entry: Any, outcome: Outcome) -> None:
+        """Log what was recorded, once it is committed."""
+        if isinstance(outcome, Succeeded):
+            level, text, more = logging.INFO, "Ran task and deleting %s", []
+        else:
+            level, more = logging.ERROR, [str(outcome)]
+            is_over = entry.completed is not None
+            text = "Failed for good: %s\n%s" if is_over else "Rescheduling %s\n%s"
+        log, task = self._tasks_logger.log, f"task {entry.task.with_id()}"
+        transaction.on_commit(lambda: log(level, text, task, *more), using=self._alias)
 
     # The dead
 
@@ -309,7 +298,7 @@ class DatabaseQueue:
         """Record it as lost; abandon it if that is refused, for the others' sake."""
         try:
             with transaction.atomic(using=self._alias):
-                self._record(claim, lost)
+                self._record({claim: lost})
         except Exception as error:
             if isinstance(error, Error) and is_passing(self._connection, error):
                 raise

@@ -52,8 +52,11 @@ class Queue(Protocol):
         None that one of the claims in `held` is a try of, whatever the queue says.
         """
 
-    def record(self, claim: str, outcome: Outcome) -> None:
-        """Write a try's end; a claim that is no longer held changes nothing."""
+    def record(self, endings: Mapping[str, Outcome]) -> None:
+        """Write how tries ended, by claim; one that is no longer held changes nothing.
+
+        An ending that is refused undoes the others of its transaction.
+        """
 
     def abandon(self, claim: str, text: str) -> None:
         """Have a task never run again: its try's end can't be recorded otherwise."""

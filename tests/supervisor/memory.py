@@ -81,8 +81,12 @@ class MemoryQueue:
             limits=Limits(**job.get("limits", {})),
         )
 
-    def record(self, claim, outcome):
+    def record(self, endings):
         self._catch_up()
+        for claim, outcome in endings.items():
+            self._record(claim, outcome)
+
+    def _record(self, claim, outcome):
         number, _ = self.claims.get(claim, (None, None))
         if number in [*self.cursed, *self.doomed]:
             raise ValueError(f"Task {number} is cursed")
