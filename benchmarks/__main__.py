@@ -20,9 +20,9 @@ from . import databases, measure, report
 from .results import Cell, Fields, Results
 from .stage import Failed, Theatre
 from .systems import ROOT, SYSTEMS, System
+from .targets import FEW, MANY, STATES
 
 _TASKS = "noop", "orm"
-_STATES = "due", "due-10", "future", "unserved", "locked", "completed", "idle"
 _SIZES = 1_000, 10_000, 100_000
 _PACKAGES = "django", "psycopg", "rq", "celery", "django-tasks-db", "procrastinate"
 
@@ -47,7 +47,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("what", choices=["speed", "claims"])
-    parser.add_argument("--rounds", type=int, help="default: 5; claims: 1")
+    parser.add_argument("--rounds", type=int, help="default: 3; claims: 1")
     parser.add_argument(
         "--minutes",
         type=float,
@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--databases", nargs="+", choices=["postgresql", "sqlite", "mariadb"]
     )
+    parser.add_argument(
+        "--states", nargs="+", choices=list(STATES), default=list(STATES)
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the last run")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/benchmarks.md")
@@ -69,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 def _results(options: argparse.Namespace) -> Results:
     """Begin a run, or go on with the last one if it was of the same code."""
     claims = options.what == "claims"
-    options.rounds = options.rounds or (1 if claims else 5)
+    options.rounds = options.rounds or (1 if claims else 3)
     options.minutes = options.minutes or (27 if claims else 37)
     options.systems = options.systems or [system.name for system in SYSTEMS]
     served = ["postgresql", "sqlite", *(["mariadb"] if claims else [])]
@@ -190,15 +193,16 @@ class Run:
     def _pairs(self) -> Iterator[tuple[str, System]]:
         for database in self._options.databases:
             for system in self._systems.values():
-                # The peers are measured on PostgreSQL, beside which Redis is, too.
-                if database == "postgresql" or system.ours:
+                # The peers' tasks work on PostgreSQL, whatever their queue is.
+                fast = system.ours and system.name != "spawn"
+                if database == "postgresql" or fast:
                     yield database, system
 
     def _claim_cells(self) -> Iterator[Cell]:
-        rows = max(2_000, round(1_000_000 * self._options.scale))
+        rows = max(2 * FEW, round(MANY * self._options.scale))
         for database in self._options.databases:
-            for state in _STATES:
-                for size in (1_000, rows):
+            for state in self._options.states:
+                for size in (FEW, rows):
                     yield Cell(
                         measure="claims", database=database, state=state, rows=size
                     )
@@ -212,9 +216,7 @@ class Run:
                 match cell.measure:
                     case "drain":
                         rate, scale = self._rate(cell, system), self._options.scale
-                        return measure.drain(
-                            stage, cell.task, cell.slots, rate, scale
-                        )
+                        return measure.drain(stage, cell.task, cell.slots, rate, scale)
                     case "idle":
                         return measure.idle(stage, self._options.scale)
                     case "enqueue":

@@ -113,7 +113,9 @@ def version(database: str) -> str:
             cursor = connection.cursor()
             cursor.execute("SELECT version()")
             words = cursor.fetchone()[0].split()
-            return f"MariaDB {words[0]}" if database == "mariadb" else " ".join(words[:2])
+            return (
+                f"MariaDB {words[0]}" if database == "mariadb" else " ".join(words[:2])
+            )
     except Exception as error:  # whatever the driver raises, or that there is none
         return f"no {database} ({type(error).__name__}: {' '.join(str(error).split())})"
 

@@ -1,5 +1,6 @@
 """What is measured of a system on its stage, and how."""
 
+import contextlib
 import random
 import statistics
 import time
@@ -26,7 +27,7 @@ def drain(stage: Stage, task: str, slots: int, rate: float, scale: float) -> Val
     The first quarter is not timed: runners of several processes are still starting.
     `rate` is how fast it may be, so that it takes some seconds.
     """
-    n = max(8 * slots, min(20_000, round(rate * _DRAIN * scale)))
+    n = max(4 * slots, min(20_000, round(rate * _DRAIN * scale)))
     stage.ask("enqueue", kind=task, n=n)
     stage.start(slots)
     at = sorted(record.at for record in _wait_for(stage, n))
@@ -35,7 +36,7 @@ def drain(stage: Stage, task: str, slots: int, rate: float, scale: float) -> Val
 
 
 def idle(stage: Stage, scale: float) -> Values:
-    """Measure an idle runner: its CPU and memory, how soon a task starts, what one adds.
+    """Measure an idle runner: its CPU, its memory, how soon a task starts.
 
     Milliseconds, bytes, and the fraction of a core.
     """
@@ -45,7 +46,10 @@ def idle(stage: Stage, scale: float) -> Values:
     processes.settle(runner.pid for runner in stage.runners)
     values: Values = {"idle_cpu": _idle_cpu(stage, max(1.0, _IDLE * scale))}
     values["pss_idle"] = processes.memory(stage.pids, "pss")
-    values["latency"] = _latencies(stage, scale)
+    latencies = _latencies(stage, scale)
+    values["latencies"] = latencies
+    values["p50"] = statistics.median(latencies)
+    values["p95"] = statistics.quantiles(latencies, n=20, method="inclusive")[-1]
     return values | _busy_memory(stage)
 
 
@@ -74,13 +78,18 @@ def _busy_memory(stage: Stage) -> Values:
     done = len(stage.records)
     for number in range(BUSY_SLOTS):
         stage.ask("put", kind="hold", number=number)
-    running = {record.pid for record in _wait_for(stage, done + BUSY_SLOTS)[done:]}
+    with contextlib.suppress(Stalled):  # there may be fewer slots than were asked for
+        stage.records.wait_for(done + BUSY_SLOTS, 10.0, stage.dead)
+    running = stage.records.all()[done:]
     pss = processes.memory(stage.pids, "pss")
-    uss = [processes.memory(processes.tree([pid]), "uss") for pid in running]
+    pids = {record.pid for record in running}
+    uss = [processes.memory(processes.tree([pid]), "uss") for pid in pids]
     (stage.folder / "release").touch()
+    alone = stage.system.isolation == "process per task"
     return {
         "pss_busy": pss,
-        "uss_task": statistics.median(uss) if len(running) == BUSY_SLOTS else None,
+        "busy_tasks": len(running),
+        "uss_task": statistics.median(uss) if alone and uss else None,
     }
 
 
@@ -91,7 +100,8 @@ def enqueue(stage: Stage, scale: float) -> Values:
 
 def claims(stage: Stage, state: str, rows: int) -> Values:
     """Return the milliseconds of looks for eight tasks at so many rows in a state."""
-    return stage.ask("claims", state=state, rows=rows, n=_LOOKS)
+    found = stage.ask("claims", state=state, rows=rows, n=_LOOKS)
+    return found | {"look": statistics.median(found["took"])}
 
 
 def _wait_for(stage: Stage, n: int, every: float = 0.01) -> Any:

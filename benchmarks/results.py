@@ -41,6 +41,10 @@ class Spread:
             return None
         return cls(statistics.median(values), min(values), max(values))
 
+    def times(self, factor: float) -> "Spread":
+        """Return it in another unit."""
+        return Spread(self.median * factor, self.low * factor, self.high * factor)
+
 
 class Results:
     """One run: the conditions, then measurements, in a file that is appended to."""
@@ -79,6 +83,10 @@ class Results:
     def rounds(self) -> int:
         """Return how many rounds there are of what was measured most often."""
         return max((len(rounds) for rounds in self._values.values()), default=0)
+
+    def cells(self, measure: str) -> list[Cell]:
+        """Return what was measured, or tried to be, in the order of the first round."""
+        return [cell for cell in self._values if cell.measure == measure]
 
     def by_round(self, cell: Cell, name: str) -> dict[int, Any]:
         """Return a value of every round that has it."""

@@ -146,12 +146,15 @@ class Theatre:
         folder = self._folder / f"{self._stages}-{system.name}"
         folder.mkdir()
         made = databases.settings(database, folder, "run")
-        databases.create(made, self._template(system, database))
+        template = self._template(system, database)
+        databases.create(made, template)
         stage = Stage(system, made, folder)
         on_redis = system.store == "Redis"
         try:
             with databases.redis_keys() if on_redis else contextlib.nullcontext():
                 try:
+                    if template is None:
+                        migrate(system, made, folder)
                     yield stage
                 finally:
                     stage.close()

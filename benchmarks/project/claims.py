@@ -138,7 +138,9 @@ def _insert(
             "printf('%%040d', n)",
         ),
     }[connection.vendor]
-    start = timezone.now() + (timedelta(days=1) if due is False else -timedelta(days=30))
+    start = timezone.now() + (
+        timedelta(days=1) if due is False else -timedelta(days=30)
+    )
     base = connection.ops.adapt_datetimefield_value(start)
     locked_at = "NULL" if locked_by == "NULL" else moment
     parameters = [base] + ([base] if locked_by != "NULL" else [])
@@ -146,8 +148,8 @@ def _insert(
         f"INSERT INTO {table} (task_name, task_params, task_hash, priority, run_at,"
         f" {connection.ops.quote_name('repeat')}, queue, attempts, last_error,"
         " locked_by, locked_at)"
-        f" SELECT 'noop', '[[], {{}}]', {text}, {priority}, {moment}, 0, {queue}, 0, '',"
-        f" {locked_by}, {locked_at} FROM ({numbers}) AS numbers",
+        f" SELECT 'noop', '[[], {{}}]', {text}, {priority}, {moment}, 0, {queue}, 0,"
+        f" '', {locked_by}, {locked_at} FROM ({numbers}) AS numbers",
         [*parameters, offset + 1, offset + rows],
     )
 

@@ -53,8 +53,9 @@ def do_rows() -> dict[str, Any]:
 
 def do_enqueue_cost(n: int) -> dict[str, Any]:
     """Return the median microseconds of our call, and of a plain create, by turns."""
-    from background_task.models import Task
     from django.utils import timezone
+
+    from background_task.models import Task
 
     def create(number: int) -> None:
         Task.objects.create(

@@ -3,4 +3,6 @@
 import importlib
 import os
 
-queue = importlib.import_module(f"benchmarks.project.queues.{os.environ['BENCH_QUEUE']}")
+queue = importlib.import_module(
+    f"benchmarks.project.queues.{os.environ['BENCH_QUEUE']}"
+)

@@ -1,8 +1,7 @@
 """This package, and django-background-tasks 1.2.8: the same import names."""
 
 from background_task import background
-
-from .. import work
+from benchmarks.project import work
 
 _TASKS = {
     kind: background(name=kind)(getattr(work, kind)) for kind in ("noop", "orm", "hold")

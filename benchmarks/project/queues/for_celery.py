@@ -3,7 +3,7 @@
 from celery import Celery
 from django.conf import settings
 
-from .. import work
+from benchmarks.project import work
 
 app = Celery("bench", broker=settings.BENCH_REDIS)
 app.conf.update(

@@ -5,7 +5,7 @@ try:
 except ImportError:  # before Django 6.0
     from django_tasks import task
 
-from .. import work
+from benchmarks.project import work
 
 
 @task

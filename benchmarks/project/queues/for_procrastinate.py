@@ -2,7 +2,7 @@
 
 from procrastinate.contrib.django import app
 
-from .. import work
+from benchmarks.project import work
 
 _TASKS = {
     kind: app.task(name=kind)(getattr(work, kind)) for kind in ("noop", "orm", "hold")

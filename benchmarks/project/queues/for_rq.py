@@ -7,7 +7,7 @@ import redis
 import rq
 from django.conf import settings
 
-from .. import work
+from benchmarks.project import work
 
 _NAME = "background-task-bench"
 
