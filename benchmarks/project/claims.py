@@ -16,7 +16,7 @@ _LONGEST = 20.0  # seconds for all the looks in one state; three are always take
 # `behind`: are there due tasks behind them?
 _STATES: dict[str, dict[str, Any]] = {
     "due": {},
-    "due-10": {"priority": "n % 10"},
+    "due-10": {"priority": "n %% 10"},
     "future": {"priority": "10", "due": False, "behind": True},
     "unserved": {"queue": "'elsewhere'", "priority": "10", "behind": True},
     "locked": {"locked_by": "'another'", "behind": True},
@@ -119,38 +119,42 @@ def _insert(
     due: bool = True,
     offset: int = 0,
 ) -> None:
-    numbers, moment, text = {
+    numbers, moment, later, text = {
         "postgresql": (
             "SELECT n FROM generate_series(%s, %s) AS n",
-            "CAST(%s AS timestamptz) + n * interval '1 second'",
+            "CAST(%s AS timestamptz)",
+            "{} + n * interval '1 second'",
             "lpad(CAST(n AS text), 40, '0')",
         ),
         "mysql": (
             f"SELECT seq AS n FROM seq_{offset + 1}_to_{offset + rows} "
             "WHERE seq BETWEEN %s AND %s",
-            "CAST(%s AS datetime(6)) + INTERVAL n SECOND",
+            "CAST(%s AS datetime(6))",
+            "{} + INTERVAL n SECOND",
             "lpad(n, 40, '0')",
         ),
         "sqlite": (
             "WITH RECURSIVE up(n) AS (SELECT %s UNION ALL SELECT n + 1 FROM up "
             "WHERE n < %s) SELECT n FROM up",
-            "strftime('%%Y-%%m-%%d %%H:%%M:%%f000', %s, n || ' seconds')",
+            "%s",
+            "strftime('%%Y-%%m-%%d %%H:%%M:%%f000', {}, n || ' seconds')",
             "printf('%%040d', n)",
         ),
     }[connection.vendor]
-    start = timezone.now() + (
-        timedelta(days=1) if due is False else -timedelta(days=30)
+    now = timezone.now()
+    start = now - timedelta(days=30) if due else now + timedelta(days=1)
+    run_at, locked_at = (
+        connection.ops.adapt_datetimefield_value(at)
+        for at in (start, None if locked_by == "NULL" else now)
     )
-    base = connection.ops.adapt_datetimefield_value(start)
-    locked_at = "NULL" if locked_by == "NULL" else moment
-    parameters = [base] + ([base] if locked_by != "NULL" else [])
     _execute(
         f"INSERT INTO {table} (task_name, task_params, task_hash, priority, run_at,"
         f" {connection.ops.quote_name('repeat')}, queue, attempts, last_error,"
         " locked_by, locked_at)"
-        f" SELECT 'noop', '[[], {{}}]', {text}, {priority}, {moment}, 0, {queue}, 0,"
-        f" '', {locked_by}, {locked_at} FROM ({numbers}) AS numbers",
-        [*parameters, offset + 1, offset + rows],
+        f" SELECT 'noop', '[[], {{}}]', {text}, {priority},"
+        f" {later.format(moment)}, 0, {queue}, 0,"
+        f" '', {locked_by}, {moment} FROM ({numbers}) AS numbers",
+        [run_at, locked_at, offset + 1, offset + rows],
     )
 
 
