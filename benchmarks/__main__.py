@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ _PACKAGES = "django", "psycopg", "rq", "celery", "django-tasks-db", "procrastina
 
 def main() -> int:
     options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped; --resume goes on."))
     results = _results(options)
     _say(f"Results: {results.path}")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
