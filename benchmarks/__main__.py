@@ -93,15 +93,9 @@ def _results(options: argparse.Namespace) -> Results:
 
 
 def _conditions(options: argparse.Namespace) -> Fields:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
     return {
         "when": time.strftime("%Y-%m-%d %H:%M"),
-        "commit": commit,
+        "commit": _commit(),
         "scale": options.scale,
         "python": platform.python_version(),
         "kernel": platform.release(),
@@ -113,6 +107,18 @@ def _conditions(options: argparse.Namespace) -> Fields:
         "spares": _spares(),
         "load": os.getloadavg()[0],
     }
+
+
+def _commit() -> str:
+    """Return the commit, and whether the code is not as it was committed."""
+    code = ["background_task", "supervisor", "benchmarks"]
+    changed = _git("status", "--porcelain", "--", *code)
+    return _git("describe", "--always") + (" with changes" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def _cpu() -> str:

@@ -16,7 +16,7 @@ BUSY_SLOTS = 8
 _DRAIN = 5.0  # seconds that a drain is to last
 _PATIENCE = 30.0  # seconds without any progress until a runner is given up
 _IDLE = 10.0  # seconds over which an idle runner's CPU is counted
-_SAMPLES, _SAMPLING = 40, 20.0  # start latencies, and the seconds for all of them
+_SAMPLES, _SAMPLING = 40, 15.0  # start latencies, and the seconds for all of them
 _CALLS = 400
 _LOOKS = 40
 

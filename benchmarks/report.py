@@ -60,7 +60,7 @@ def _conditions(results: Results) -> list[str]:
     packages = ", ".join(f"{name} {v}" for name, v in about["packages"].items())
     servers = ", ".join([*about["servers"].values(), about["redis"]])
     lines = [
-        f"{about['when']}, commit {about['commit']}, {results.rounds()} rounds. "
+        f"{about['when']}, commit {about['commit']}, rounds: {results.rounds()}. "
         f"{about['cores']} cores of {about['cpu']}, Linux {about['kernel']}, load "
         f"{about['load']:.1f} at the start. Python {about['python']}; {packages}; "
         f"{servers}. Spares of the template: {about['spares'] or 'none'}.",
@@ -162,7 +162,11 @@ def _states(results: Results) -> list[str]:
 
 
 def _errors(results: Results) -> list[str]:
-    lines = [f"* {cell}: {error}" for cell, error in results.errors()]
+    """Tell each reason once, with all that it has stopped."""
+    stopped: dict[str, list[str]] = {}
+    for cell, error in results.errors():
+        stopped.setdefault(error, []).append(str(cell))
+    lines = [f"* {error}: {', '.join(cells)}" for error, cells in stopped.items()]
     return ["### What could not be measured", "", *lines] if lines else []
 
 
