@@ -8,7 +8,7 @@ from .results import Spread
 
 Bar = tuple[str, Spread, bool]  # the label, the value, and whether it is ours
 
-_LEFT, _WIDTH, _ROW, _TOP = 330, 420, 22, 34
+_LEFT, _WIDTH, _ROW, _TOP = 400, 420, 22, 34
 _OURS, _THEIRS, _INK = "#20639b", "#a9b8c6", "#222222"
 
 
