@@ -10,6 +10,7 @@ import pytest
 from django.db import connection
 
 ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.timeout(300)
 SMALLEST = "--rounds", "1", "--scale", "0.002", "--systems", "template"
 NOWHERE = "postgresql://postgres@127.0.0.1:1"
 
