@@ -27,7 +27,7 @@ def drain(stage: Stage, task: str, slots: int, rate: float, scale: float) -> Val
     The first quarter is not timed: runners of several processes are still starting.
     `rate` is how fast it may be, so that it takes some seconds.
     """
-    n = max(4 * slots, min(20_000, round(rate * _DRAIN * scale)))
+    n = max(4 * slots, min(8_000, round(rate * _DRAIN * scale)))
     stage.ask("enqueue", kind=task, n=n)
     stage.start(slots)
     at = sorted(record.at for record in _wait_for(stage, n))
