@@ -11,8 +11,13 @@ PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet
 DEMO := $(VENV)/.demo
 TESTING := $(VENV)/.testing
 LINTING := $(VENV)/.linting
+# The peers, with versions of their own; django-background-tasks 1.2.8 in a folder, since
+# it has our import names.
+BENCH := $(VENV)-bench
+BENCHING := $(BENCH)/.benching
+BENCH_PIP := PYTHONWARNINGS=ignore $(BENCH)/bin/python -m pip install --quiet
 
-.PHONY: demo admin test soak lint matrix clean
+.PHONY: demo admin test soak lint matrix bench bench-claims clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +56,20 @@ lint: $(LINTING)  ## ruff and mypy, strict; the wheel and the sdist hold what th
 matrix: $(BIN)/python  ## every Python and Django of tox.ini that is found here
 	$(PIP) tox
 	$(BIN)/tox run $(addprefix --discover=,$(wildcard $(HOME)/.pyenv/versions/3.1*/bin/python)) $(ARGS)
+
+$(BENCHING): benchmarks/requirements.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH_PIP) --upgrade pip
+	$(BENCH_PIP) --requirement $<
+	$(BENCH_PIP) --upgrade --no-deps --target $(BENCH)/upstream \
+		django-background-tasks==1.2.8 six==1.17.0
+	touch $@
+
+bench: $(BENCHING)  ## speed beside the peers, into docs/benchmarks.md; ARGS=--resume
+	BENCH_UPSTREAM=$(abspath $(BENCH)/upstream) $(BENCH)/bin/python -m benchmarks speed $(ARGS)
+
+bench-claims: $(BENCHING)  ## claims in a table of a million rows; ARGS=--resume
+	$(BENCH)/bin/python -m benchmarks claims $(ARGS)
 
 clean:
 	rm -rf .venv* .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

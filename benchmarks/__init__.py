@@ -1,0 +1,1 @@
+"""How fast is it, beside its peers? Run by `make bench` and `make bench-claims`."""

@@ -1,0 +1,1 @@
+"""The project whose tasks are run: the same work, whichever package runs it."""
