@@ -15,7 +15,7 @@ from django.db import connections, router, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from . import retries
+from . import retries, wakeups
 from .managers import TaskQuerySet
 from .models import CompletedTask, Task, logger
 from .signals import broadcast, task_failed, task_rescheduled, task_successful
@@ -112,6 +112,8 @@ def release_all(claims: Collection[Claim]) -> dict[Claim, Task]:
     with transaction.atomic(using=_database()):
         tasks = _locked(claims)
         _of(tasks.values()).update(locked_by=None, locked_at=None)
+        for queue in {task.queue for task in tasks.values()}:
+            wakeups.notify(queue, _database())  # another runner may take them
     return tasks
 
 

@@ -1,6 +1,7 @@
 """The questions one may ask about tasks."""
 
 import json
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Self
@@ -12,6 +13,7 @@ from django.db import connections, models, router
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
+from . import wakeups
 from .settings import app_settings
 
 if TYPE_CHECKING:
@@ -44,6 +46,13 @@ def _creator_filter(creator: models.Model) -> Q:
 
 class TaskQuerySet(models.QuerySet["Task"]):
     """Tasks that wait or run."""
+
+    def bulk_create(self, objs: Iterable["Task"], *args: Any, **kwargs: Any) -> Any:
+        """Create, as of any model, and tell the runners that listen."""
+        tasks = super().bulk_create(objs, *args, **kwargs)
+        for queue in {task.queue for task in tasks}:
+            wakeups.notify(queue, self.db)
+        return tasks
 
     def created_by(self, creator: models.Model) -> Self:
         """Keep the tasks whose creator is this object, of any model."""

@@ -13,7 +13,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import models, router
 from django.utils import timezone
 
-from . import retries
+from . import retries, wakeups
 from .clock import DatabaseTime
 from .exceptions import InvalidTaskError, traceback_text
 from .indexes import WaitingIndex
@@ -183,6 +183,7 @@ class Task(BaseTask):
         if here and has_row and update_fields is None and not force_insert:
             update_fields = self._fields_to_update()
         saved = _CLAIM if update_fields is None else _CLAIM.intersection(update_fields)
+        is_new = self._state.adding
         super().save(
             force_insert=force_insert,
             force_update=force_update,
@@ -190,6 +191,8 @@ class Task(BaseTask):
             update_fields=update_fields,
         )
         self._know_claim(saved)
+        if is_new:
+            wakeups.notify(self.queue, self._state.db)
 
     @classmethod
     def from_db(cls, *args: Any, **kwargs: Any) -> Self:

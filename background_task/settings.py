@@ -96,6 +96,11 @@ class AppSettings:
         return getattr(settings, "BACKGROUND_TASK_START_METHOD", default)
 
     @property
+    def BACKGROUND_TASK_NOTIFY(self) -> bool:
+        """Whether enqueuing tells runners at once; PostgreSQL only, by NOTIFY."""
+        return getattr(settings, "BACKGROUND_TASK_NOTIFY", True)
+
+    @property
     def BACKGROUND_TASK_OVERRIDES(self) -> dict[str, dict[str, Any]]:
         """Limits by task name: {"max_run_time": seconds, "memory_limit": "512M"}."""
         return getattr(settings, "BACKGROUND_TASK_OVERRIDES", {})

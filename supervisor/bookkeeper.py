@@ -10,6 +10,7 @@ runs in the bookkeeper's process.
 import contextlib
 import importlib
 import logging
+import math
 import random
 import select
 import socket
@@ -22,7 +23,7 @@ from setproctitle import setproctitle
 from . import clock, spawning
 from .aide import Aide
 from .channel import Channel, Message
-from .job import Project
+from .job import Job, Project
 from .logrelay import LogRelay
 from .outcome import (
     Failed,
@@ -46,9 +47,12 @@ UNKNOWN_NAMES = (
 
 _FIRST_POLL = 0.05  # seconds after something has happened; then slower and slower
 _SLOWER = 1.5
+_FLUSH = 0.02  # seconds that an ending waits for others, while there is work to start
+_REST = 0.02  # seconds between two looks that a wake-up asked for, and found nothing
 _NAMES_EVERY = 60.0  # seconds between two looks for tasks that nobody here knows
 _PAUSE = 0.5, 1.5  # seconds between two claims, when a person has asked for it
 _ROUNDS_EVERY = 1.0  # seconds between two looks at the other runners
+_NEVER = math.inf
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0  # seconds between tries in an outage
 
 
@@ -76,9 +80,17 @@ class Bookkeeper(Aide):
         """Start the process; it waits for `holding` before it claims anything."""
         self._start(keep_books, self._project, self._books, runner, register)
 
-    def ended(self, claim: str, outcome: Outcome) -> None:
-        """Have the end of a try recorded; `turn` or `refused` answers."""
-        self.channel.send("ended", claim=claim, outcome=to_message(outcome))
+    def ended(self, claim: str, outcome: Outcome, *, at_once: bool) -> None:
+        """Have the end of a try recorded; `turn` or `refused` answers.
+
+        Not `at_once`: others may be waited for, to be written with it.
+        """
+        said = to_message(outcome)
+        self.channel.send("ended", claim=claim, outcome=said, at_once=at_once)
+
+    def want(self, n: int, *, at_once: bool) -> None:
+        """Give credit for `n` more jobs; not `at_once`: there are some to start."""
+        self.channel.send("want", n=n, at_once=at_once)
 
 
 def keep_books(
@@ -139,6 +151,9 @@ class _Desk:
         self._available: bool | None = None
         self._retry_after = _FIRST_RETRY
         self._poll_after = _FIRST_POLL
+        self._write_at = _NEVER  # what has ended
+        self._heard = False  # that something was enqueued
+        self._hear_at = 0.0
         self._poll_at = self._renew_at = self._retry_at = self._rounds_at = 0.0
 
     def work(self) -> None:
@@ -171,7 +186,7 @@ class _Desk:
             self._renew()
         if self._rounds_at <= clock.now() or self._swept:
             self._look_after_others()
-        if self._ended or self._wants_to_claim():
+        if self._write_at <= clock.now() or self._wants_to_claim():
             self._write_and_claim()
         self._in_touch()
 
@@ -264,9 +279,14 @@ class _Desk:
 
     def _wants_to_claim(self) -> bool:
         """Is it time to look, and is there something to be had?"""
-        if not self._may_claim() or clock.now() < self._poll_at:
+        if not self._may_claim():
             return False
-        if self._queue.may_be_due():
+        if self._hear_at <= clock.now() and self._queue.heard():
+            self._heard = True
+            self._soon()
+        if clock.now() < self._poll_at:
+            return False
+        if self._heard or self._queue.may_be_due():
             return True
         self._found_too_few()
         return False
@@ -276,9 +296,9 @@ class _Desk:
         return allowed and clock.now() >= self._rests_until
 
     def _write_and_claim(self) -> None:
-        ended = dict(self._ended)
+        ended, wanted = dict(self._ended), self._credits if self._may_claim() else 0
         try:
-            jobs = self._transaction(ended)
+            jobs = self._transaction(ended, wanted)
         except QueueUnavailable:
             raise
         except Exception:
@@ -286,10 +306,11 @@ class _Desk:
             self._found_too_few(dry=False)
             self._record_one_by_one(ended)
             return
-        self._committed(list(ended), jobs)
+        self._committed(list(ended), [job.to_message() for job in jobs])
+        if len(jobs) < wanted:
+            self._found_too_few(dry=not jobs)
 
-    def _transaction(self, ended: dict[str, Outcome]) -> list[dict[str, Any]]:
-        wanted = self._credits if self._may_claim() else 0
+    def _transaction(self, ended: dict[str, Outcome], wanted: int) -> list[Job]:
         with self._queue.transaction():
             if ended:
                 self._queue.record(ended)
@@ -299,14 +320,13 @@ class _Desk:
         self._held.update(job.claim for job in jobs)
         if jobs and self._pauses:
             self._rests_until = clock.now() + random.uniform(*_PAUSE)
-        if wanted and len(jobs) < wanted:
-            self._found_too_few(dry=not jobs)
-        return [job.to_message() for job in jobs]
+        return jobs
 
     def _committed(self, recorded: list[str], jobs: list[dict[str, Any]]) -> None:
         for claim in recorded:
             del self._ended[claim]
             self._held.discard(claim)
+        self._write_at = 0.0 if self._ended else _NEVER
         if recorded or jobs:
             self._soon()
             self._tell(recorded=recorded, jobs=jobs)
@@ -337,11 +357,15 @@ class _Desk:
 
     def _found_too_few(self, *, dry: bool = True) -> None:
         """Nothing more is due: say so, and look less and less often."""
+        self._heard = False
+        self._hear_at = clock.now() + _REST if dry else 0.0
         self._tell_of_unknown_names()
         logger.debug("Waiting for tasks")
         if dry:
             self._tell(dry=True)
-        self._poll_at = clock.now() + self._poll_after
+        planned = self._queue.next_due()
+        wait = self._poll_after if planned is None else min(self._poll_after, planned)
+        self._poll_at = clock.now() + max(0.0, wait)
         self._poll_after = min(self._poll_after * _SLOWER, self._books.sleep)
 
     def _tell_of_unknown_names(self) -> None:
@@ -371,22 +395,41 @@ class _Desk:
         self._retry_at, self._retry_after = 0.0, _FIRST_RETRY
 
     def _wait(self) -> None:
-        """Wait for a message, or for the moment at which the next turn is due."""
+        """Wait for a message, a wake-up, or the moment at which a turn is due."""
         waiting = [self._channel] if self._channel.waiting_to_send else []
         timeout = max(0.0, self._next_turn() - clock.now())
-        select.select([self._channel], waiting, [], timeout)
+        ears: list[Any] = [self._channel, *self._ears()]
+        select.select(ears, waiting, [], timeout)
         self._channel.flush()
         for message in self._channel.receive():
             self._heed(message)
 
+    def _ears(self) -> list[int]:
+        """What tells of tasks that were enqueued; nothing while none could be claimed.
+
+        Then a storm of them makes nobody busy.
+        """
+        ear = self._queue.fileno() if self._may_hear() else None
+        return [] if ear is None else [ear]
+
+    def _may_hear(self) -> bool:
+        fit = self._available is not False and self._hear_at <= clock.now()
+        return fit and self._may_claim()
+
     def _next_turn(self) -> float:
         if self._available is False:
             return self._retry_at
-        if self._ended or self._swept:
+        if self._swept:
             return 0.0
-        may_claim = self._briefed and self._credits and not self._draining
-        poll_at = max(self._poll_at, self._rests_until) if may_claim else self._renew_at
-        return min(self._renew_at, self._rounds_at, poll_at)
+        moments = [self._renew_at, self._rounds_at, self._write_at]
+        if self._briefed and self._credits and not self._draining:
+            moments.append(max(self._poll_at, self._rests_until))
+            every = self._queue.hear_every()
+            if every is not None:
+                moments.append(max(clock.now() + every, self._hear_at))
+            elif self._hear_at > clock.now():
+                moments.append(self._hear_at)
+        return min(moments)
 
     def _heed(self, message: Message) -> None:
         match message:
@@ -396,10 +439,14 @@ class _Desk:
                 self._queue.know(tasks)
                 self._briefed = True
                 self._renew_at = 0.0  # compare before anything is claimed
-            case {"kind": "want", "n": int(n)}:
+            case {"kind": "want", "n": int(n), "at_once": bool(at_once)}:
                 self._credits += n
+                if not at_once:
+                    self._poll_at = max(self._poll_at, clock.now() + _FLUSH)
             case {"kind": "ended", "claim": str(claim), "outcome": dict(outcome)}:
                 self._ended[claim] = from_message(outcome)
+                patience = 0.0 if message["at_once"] else _FLUSH
+                self._write_at = min(self._write_at, clock.now() + patience)
             case {"kind": "let_go", "claim": str(claim)}:
                 self._let_go.add(claim)
                 self._renew_at = 0.0

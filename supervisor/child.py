@@ -95,6 +95,13 @@ class Child:
                 self.deadline = None
                 self._insist_by(now + self.job.limits.grace)
 
+    @property
+    def took(self) -> float | None:
+        """How many seconds the task took by its own words, if it reported its end."""
+        if self.begun is None or self.report is None:
+            return None
+        return self.report.at - self.begun
+
     def prolong(self) -> None:
         """Count its time limit anew, from now."""
         if self.deadline is not None and self.job.limits.seconds is not None:

@@ -14,6 +14,7 @@ from django.db import Error, connections, models, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.models import signals as model_signals
+from django.utils import timezone
 
 from background_task import __version__, execution
 
@@ -59,7 +60,7 @@ class DatabaseQueue:
         """`arguments`: lease (s), queues, rules (of LimitRules) and reclaim_pids."""
         execution.set_up(environment)
         _silence_model_signals()
-        from background_task import books, claims, leases
+        from background_task import books, claims, leases, wakeups
         from background_task.models import CompletedTask, Task
         from background_task.models import Runner as RunnerRow
 
@@ -74,7 +75,9 @@ class DatabaseQueue:
         self._news: list[dict[str, Any]] = []
         self._alias = router.db_for_write(Task)
         self._connection = connections[self._alias]
+        self._listener = wakeups.listener(self._connection, self._queues)
         _limit_waiting(self._connection, self._lease / 3)
+        connection_created.connect(self._prepare, weak=False)
 
     def open(self, *, register: bool) -> None:
         with self._translated():
@@ -99,6 +102,13 @@ class DatabaseQueue:
                     pid_started=self._runner.started,
                     version=__version__,
                 )
+
+    def _prepare(self, sender: Any, connection: Any, **kwargs: Any) -> None:
+        """Have a new connection plan as claims need it, and listen."""
+        with connection.cursor() as cursor:
+            for statement in self._claims.SESSION.get(connection.vendor, ()):
+                cursor.execute(statement)
+        self._listener.prepare(connection)
 
     def know(self, tasks: Mapping[str, Any]) -> None:
         from background_task.settings import app_settings
@@ -155,6 +165,21 @@ class DatabaseQueue:
     def may_be_due(self) -> bool:
         with self._translated():
             return self._claims.may_be_due(list(self._limits), self._queues)
+
+    def fileno(self) -> int | None:
+        return self._listener.fileno()
+
+    def hear_every(self) -> float | None:
+        return self._listener.every
+
+    def heard(self) -> bool:
+        with self._translated():
+            return self._listener.heard()
+
+    def next_due(self) -> float | None:
+        with self._translated():
+            run_at = self._claims.next_run_at()
+        return None if run_at is None else (run_at - timezone.now()).total_seconds()
 
     def unknown_names(self) -> set[str]:
         with self._translated():
@@ -256,8 +281,9 @@ class DatabaseQueue:
         one = {"task": entry.task.pk, "completed": completed, "error": error}
         transaction.on_commit(lambda: self._news.append(one), using=self._alias)
 
-    def _log_release(self, task: Any, outcome: Outcome) -> None:
-        log, text = self._tasks_logger.warning, f"task {task.with_id()}. {outcome}"
+    def _log_release(self, task: Any, outcome: Released) -> None:
+        logger, text = self._tasks_logger, f"task {task.with_id()}. {outcome}"
+        log = logger.info if outcome.ahead else logger.warning
         transaction.on_commit(
             lambda: log("Given back, at no attempt's cost: %s", text), using=self._alias
         )
@@ -391,13 +417,9 @@ def _limit_waiting(connection: BaseDatabaseWrapper, seconds: float) -> None:
         # waiting; the bookkeeper's begin with the write lock.
         options["transaction_mode"] = "IMMEDIATE"
 
-    from background_task import claims
-
     def limit_session(sender: Any, connection: Any, **kwargs: Any) -> None:
         with connection.cursor() as cursor:
             for statement in _session_limits(connection, seconds):
-                cursor.execute(statement)
-            for statement in claims.SESSION.get(connection.vendor, ()):
                 cursor.execute(statement)
 
     connection_created.connect(limit_session, weak=False)

@@ -102,6 +102,7 @@ class Released:
     """It was stopped, or never begun, through no fault of its own: costs no attempt."""
 
     reason: str
+    ahead: bool = False  # it was claimed ahead of time: nothing is wrong
 
     def __str__(self) -> str:
         return f"Released: {self.reason}"

@@ -70,6 +70,21 @@ class Queue(Protocol):
     def may_be_due(self) -> bool:
         """Look, without locking anything, whether some task is due that can be run."""
 
+    def fileno(self) -> int | None:
+        """Return what becomes readable when `heard` may be true, if there is such."""
+
+    def hear_every(self) -> float | None:
+        """Return how many seconds apart to ask `heard`; None: not by the clock."""
+
+    def heard(self) -> bool:
+        """Return whether something may have been enqueued since the last call.
+
+        Cheap, and never the only way: what it misses is found by `may_be_due`.
+        """
+
+    def next_due(self) -> float | None:
+        """Return in how many seconds the next task is due; None: none is planned."""
+
     def unknown_names(self) -> set[str]:
         """Return some names of due tasks that this runner does not know."""
 

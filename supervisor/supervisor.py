@@ -32,6 +32,7 @@ from .sweeper import Sweeper
 from .tries import Tries
 from .wakeups import Wakeups
 from .watch import Watch
+from .window import Window
 
 logger = logging.getLogger("background_task.supervisor")
 
@@ -46,6 +47,7 @@ _TEMPLATE_MAY_GROW = 128 * 1024**2  # bytes
 _PING_EVERY, _PING_TIMEOUT = 2.0, 10.0
 _BOOKKEEPER_SILENCE = 0.6  # of the lease: it speaks at every third of it
 _UNPREPARED_IN_A_ROW = 3
+_LONGEST_WAIT = 1.0  # seconds for a slot, of what was claimed ahead
 
 
 class Supervisor:
@@ -61,6 +63,7 @@ class Supervisor:
         self.stopping: float | None = None
         self.tries = Tries()  # claimed, and not yet recorded
         self._tasks: dict[str, Any] | None = None  # what the project can run
+        self._window = Window(options.workers)
         self._credits = 0  # jobs that the bookkeeper may still claim for us
         self._pauses = False  # between claims
         self._dry = False  # the last look found nothing due
@@ -203,8 +206,8 @@ class Supervisor:
             moments += [] if self.stopping is None else [self.stopping]
         if self._sweeper.busy or self._clearing:
             moments.append(clock.now() + sweeper.EVERY)
-        if self.tries.waiting():
-            moments.append(self._slots.backoff.until)
+        if (since := self.tries.waiting_since()) is not None:
+            moments += [self._slots.backoff.until, since + _LONGEST_WAIT]
         if self._leave_by is not None:
             moments.append(self._leave_by)
         # The next ping is always one of them; what was due before the last
@@ -355,17 +358,21 @@ class Supervisor:
             return
         if self.announcer and self.announcer.behind:
             return  # the receivers of signals have to catch up
-        free = self.options.workers - self.tries.busy - self._credits
+        room = self.options.workers + self._window.size
+        free = room - self.tries.busy - self._credits
         if free > 0:
-            self.bookkeeper.channel.send("want", n=free)
+            self.bookkeeper.want(free, at_once=not self.tries.waiting())
             self._credits += free
 
     def _hand_in_outcomes(self) -> None:
         for child in self.tries.sum_up(draining=self.stopping is not None):
             self._learn_from(child)
+        if self.tries.give_back(clock.now() - _LONGEST_WAIT):
+            self._window.reset()
         if self.bookkeeper.up:
+            at_once = not self.tries.waiting()
             for claim, outcome in self.tries.hand_in():
-                self.bookkeeper.ended(claim, outcome)
+                self.bookkeeper.ended(claim, outcome, at_once=at_once)
 
     def _announce(self) -> None:
         if self.announcer:
@@ -373,6 +380,8 @@ class Supervisor:
 
     def _learn_from(self, child: Child) -> None:
         """Start more slowly while starts fail; give up when the project cannot be."""
+        if child.took is not None:
+            self._window.took(child.took)
         if child.begun is not None or self.stopping is not None:
             return
         self._slots.backoff.failed()
@@ -458,7 +467,8 @@ class Supervisor:
         if self.stopping is not None or not self.launcher.ready or self._clearing:
             return
         if self._lease.trusted and clock.now() >= self._slots.backoff.until:
-            for attempt in self.tries.waiting():
+            free = max(0, self.options.workers - len(self.tries.running()))
+            for attempt in self.tries.waiting()[:free]:
                 attempt.child = self._slots.start(attempt.job)
 
     def _hear_children(self) -> None:

@@ -16,6 +16,7 @@ class Try:
     """One claimed job on its way to the books."""
 
     job: Job
+    claimed: float  # when it was heard of
     child: Child | None = None
     outcome: Outcome | None = None
     handed_in: bool = False
@@ -55,7 +56,7 @@ class Tries:
     def take(self, jobs: Iterable[Job]) -> None:
         """These were claimed for us."""
         for job in jobs:
-            self._tries[job.claim] = Try(job)
+            self._tries[job.claim] = Try(job, clock.now())
 
     def recorded(self, claims: Iterable[str]) -> None:
         """These are in the books, or others have written about them."""
@@ -69,6 +70,19 @@ class Tries:
     def waiting(self) -> list[Try]:
         """Return what is claimed and not yet started."""
         return [a for a in self._tries.values() if not a.child and not a.outcome]
+
+    def waiting_since(self) -> float | None:
+        """Return since when the first of them has been waiting."""
+        return min((attempt.claimed for attempt in self.waiting()), default=None)
+
+    def give_back(self, claimed_before: float) -> bool:
+        """Release what has waited too long while others run; return whether any has."""
+        late = [a for a in self.waiting() if a.claimed < claimed_before]
+        if not late or not self.running():
+            return False
+        for attempt in late:
+            attempt.outcome = Released("claimed ahead, and no slot was free", True)
+        return True
 
     def sum_up(self, *, draining: bool) -> Iterator[Child]:
         """Give every try that is over its outcome; yield the children of those."""

@@ -113,6 +113,18 @@ class MemoryQueue:
         self._catch_up()
         return bool(self.waiting)
 
+    def fileno(self):
+        return None
+
+    def hear_every(self):
+        return None
+
+    def heard(self):
+        return False
+
+    def next_due(self):
+        return None
+
     def unknown_names(self):
         return set()
 

@@ -35,7 +35,7 @@ def test_every_end_is_announced_once_in_the_order_of_the_books(start, told):
     run = start(*jobs, project=announcing(told), until_empty=True)
 
     assert run.finish() == 0, run.log
-    recorded = [f"{e['id']} {e['says']}".strip() for e in run.entries("recorded")]
+    recorded = [f"{e['id']} {e['says']}".strip() for e in run.ends()]
     assert sorted(recorded)[0] == "1"
     assert lines(told) == recorded
 

@@ -76,7 +76,7 @@ def endings(start_once, tmp_path_factory):
 
 
 def test_every_ending_is_recorded_once(endings):
-    recorded = [entry["id"] for entry in endings.run.entries("recorded")]
+    recorded = [entry["id"] for entry in endings.run.ends()]
 
     assert sorted(recorded) == sorted(endings.numbers.values())
 

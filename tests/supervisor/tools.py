@@ -125,22 +125,29 @@ class Run:
         """What the driver wrote down when the supervisor had returned."""
         return json.loads((self.folder / "result.json").read_text())
 
-    def entries(self, event, **wanted):
-        """Return the journal's entries of one kind."""
+    def all_entries(self):
+        """Return the journal's entries, in order."""
         if not self.journal.exists():
             return []
         lines = self.journal.read_text().splitlines(keepends=True)
-        entries = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def entries(self, event, **wanted):
+        """Return the journal's entries of one kind."""
         wanted["event"] = event
-        return [entry for entry in entries if wanted.items() <= entry.items()]
+        return [e for e in self.all_entries() if wanted.items() <= e.items()]
 
     def endings(self, number):
-        """Return what was recorded of a job, in order: the outcomes' names."""
-        return [entry["outcome"] for entry in self.entries("recorded", id=number)]
+        """Return what was recorded of a job's tries, in order: the outcomes' names."""
+        return [entry["outcome"] for entry in self.ends() if entry["id"] == number]
+
+    def ends(self):
+        """Return what was recorded, but of what was claimed ahead and given back."""
+        return [e for e in self.entries("recorded") if not e.get("ahead")]
 
     def ending(self, number):
         """Return the only entry that was recorded of a job."""
-        (entry,) = self.entries("recorded", id=number)
+        (entry,) = [entry for entry in self.ends() if entry["id"] == number]
         return entry
 
     def runners(self):
