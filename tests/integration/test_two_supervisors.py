@@ -56,9 +56,11 @@ class TwoSupervisorsTests(LifecycleTestCase):
     @pytest.mark.lifecycle
     def test_two_at_work_share_the_tasks(self):
         self.assertIs(misbehaving.beat.task_function, misbehaving.beat.now)
-        self.enqueue(20)
-
         with supervised("--workers", 2) as one, supervised("--workers", 2) as other:
+            wait_until(lambda: Runner.objects.count() == 2)
+            # Long ones: while they run nobody claims ahead, and one runner has no slot
+            # for all of them.
+            self.enqueue(20, long=range(4))
             wait_until(lambda: self.done() == 20, 100)
             outputs = [one.output, other.output]
             statuses = [stop(one), stop(other)]
