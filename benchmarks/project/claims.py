@@ -70,7 +70,7 @@ def look(state: str, n: int) -> list[float]:
         jobs: list[Any] = []
         if queue.may_be_due():
             with contextlib.suppress(_RolledBack), queue.transaction():
-                jobs = queue.claim(_CLAIM)
+                jobs = queue.claim(_CLAIM, ())
                 raise _RolledBack
         took.append((time.perf_counter() - looked) * 1e3)
         if len(jobs) != expected:
