@@ -79,6 +79,14 @@ def is_dead(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, flags) is not None
 
 
+def name(pid: int) -> str:
+    """Return a process's name as `ps` shows it; "?" if it can't be had."""
+    try:
+        return str(psutil.Process(pid).name())
+    except psutil.Error:
+        return "?"
+
+
 def threads(pid: int) -> int:
     """Return how many threads a process has, native ones too; 0 if it is gone."""
     try:

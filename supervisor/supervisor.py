@@ -184,10 +184,9 @@ class Supervisor:
         """Leave no process behind, however the loop ended."""
         if self.bookkeeper.up and not self.tries:
             self.bookkeeper.channel.send("leave")
-        self.launcher.close(_PING_TIMEOUT)
+        launcher_left = self.launcher.close(_PING_TIMEOUT) and not self._clearing
         self.bookkeeper.close(0.0 if self.tries else _LAST_RECORD)
-        if not self._sweeper.finish(self.runner.id):
-            logger.error("Processes of this runner are left that will not die")
+        self._sweeper.finish(self.runner.id, launcher_left)
         self._slots.close()
 
     # Waiting
@@ -519,7 +518,7 @@ class Supervisor:
 
     def _clear(self) -> None:
         """Kill what the launcher left; hand in its tasks when nothing is left."""
-        if self._sweeper.leftovers(self.runner.id, spared={self.bookkeeper.pid}):
+        if self._sweeper.clear(self.runner.id, spared={self.bookkeeper.pid}):
             return
         self._slots.all_gone()
         self._clearing = False

@@ -200,6 +200,21 @@ def wait_with_a_daemon(args, context):
     wait([own], context)
 
 
+def become_another_program(args, context):
+    """Execute a program that has nothing of our environment."""
+    say_pid(args[0])
+    os.execve("/bin/sleep", ["sleep", "600"], {})
+
+
+def have_a_daemon_with_nothing(args, context):
+    """Have a grandchild that shares neither session nor environment with anybody."""
+    own, daemons = args
+    sleep = ["/bin/sleep", "600"]
+    daemon = subprocess.Popen(sleep, env={}, start_new_session=True)
+    say_pid(daemons, daemon.pid)
+    wait([own], context)
+
+
 def map_a_file(args, context):
     """Read a big file through a mapping, and stay long enough to be looked at."""
     path, size = args
