@@ -39,7 +39,7 @@ class Remains:
         self._since = {pid: self._since.get(pid, now) for pid in pids}
         self._given_up &= pids
         processes.kill_all(pids)
-        zombies = {pid for pid in pids if _reap(pid) or processes.started(pid) is None}
+        zombies = {pid for pid in pids if _reap(pid) or not processes.is_alive(pid)}
         new_zombies, self._zombies = zombies - self._zombies, zombies
         dying = {pid for pid in pids - zombies if now - self._since[pid] < _PATIENCE}
         return bool(new_zombies or dying)
