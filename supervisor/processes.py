@@ -158,8 +158,12 @@ def handle(pid: int) -> int | None:
     return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
 
 
-def send_signal(pid: int, pidfd: int | None, number: int) -> None:
-    """Signal a process by its pidfd, so that it can never be a recycled pid."""
+def send_signal(pid: int, pidfd: int | None, number: int) -> bool:
+    """Signal a process by its pidfd, so that it can never be a recycled pid.
+
+    Returns False if that is not allowed: the process has become another user's, as by
+    a setuid program, and is out of our reach.
+    """
     try:
         if pidfd is None:
             os.kill(pid, number)
@@ -168,7 +172,8 @@ def send_signal(pid: int, pidfd: int | None, number: int) -> None:
     except ProcessLookupError:
         pass  # it died before we asked
     except PermissionError:
-        pass  # it has become another user's, as by a setuid program: out of our reach
+        return False
+    return True
 
 
 def kill_supervisor(pid: int, start: int) -> None:
@@ -190,7 +195,10 @@ def kill_supervisor(pid: int, start: int) -> None:
 
 
 def kill_all(pids: Iterable[int]) -> None:
-    """Kill processes that are known by more than their pid: by mark, or as children."""
+    """Kill processes that are known by more than their pid: by mark, or as children.
+
+    Those that have become another user's go on.
+    """
     for pid in pids:
         send_signal(pid, None, signal.SIGKILL)
 

@@ -267,7 +267,7 @@ class Supervisor:
         idle = self._dry and not self.tries
         if self.options.until_empty and idle and self.stopping is None:
             self._stop_at(_NEVER, "Nothing is due (--until-empty)")
-        if self.stopping is None or self.tries.running():
+        if self.stopping is None or not self.tries.left_to_themselves():
             return False
         if not self.tries and not (self.announcer and self.announcer.busy):
             return True
@@ -425,6 +425,8 @@ class Supervisor:
                     message["peak"],
                 )
                 self._slots.gone(number, status)
+            case {"kind": "survivors", "processes": list(survivors)}:
+                sweeper.tell(survivors)
             case {"kind": "unstarted", "number": int(number), "error": str(error)}:
                 logger.error("No process could be started: %s", error)
                 self._slots[number].unstarted(error)

@@ -215,6 +215,29 @@ def have_a_daemon_with_nothing(args, context):
     wait([own], context)
 
 
+def leave_another_users_process_behind(args, context):
+    become = ["setpriv", "--reuid=65534", "--clear-groups"]
+    process = subprocess.Popen([*become, "sleep", "600"], start_new_session=True)
+    while psutil.Process(process.pid).name() != "sleep":
+        time.sleep(0.02)
+    say_pid(args[0], process.pid)
+    process.returncode = 0  # so that nobody warns of it
+
+
+def leave_a_subprocess_behind_at_the_gate(args, context):
+    own, process, gate = args
+    leave_a_subprocess_behind([process], context)
+    wait([own, gate], context)
+
+
+def become_another_user(args, context):
+    say_pid(args[0])
+    os.setuid(65534)
+    with contextlib.suppress(BaseException):
+        time.sleep(600)
+    time.sleep(600)
+
+
 def map_a_file(args, context):
     """Read a big file through a mapping, and stay long enough to be looked at."""
     path, size = args

@@ -141,6 +141,27 @@ def test_a_signal_by_pidfd_arrives(sleeper):
     os.close(pidfd)
 
 
+def test_a_signal_to_what_is_another_users_is_told_to_have_failed(sleeper):
+    code = (
+        "import os, sys\n"
+        "from background_task.supervisor import processes\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "pid = int(sys.argv[1])\n"
+        "pidfd = processes.handle(pid)\n"
+        "print(processes.send_signal(pid, pidfd, 9))\n"
+        "print(processes.send_signal(pid, None, 9))\n"
+        "processes.kill_all([pid])\n"
+    )
+    if os.getuid() != 0:
+        pytest.skip("Only root can become another user")
+
+    command = [sys.executable, "-W", "error", "-c", code, str(sleeper.pid)]
+    said = subprocess.run(command, capture_output=True, text=True)
+
+    assert (said.stdout, said.stderr) == ("False\nFalse\n", "")
+    assert sleeper.poll() is None
+
+
 @pytest.fixture
 def supervisor(spawn):
     """A process that calls itself a supervisor."""
