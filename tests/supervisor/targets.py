@@ -272,7 +272,8 @@ def prepare_for_discovery_only(environment):
             os._exit(9)
         case "wait":
             say_pid(environment["pid"])
-            time.sleep(600)
+            while not os.path.exists(environment["pid"] + ".gate"):
+                time.sleep(0.02)
 
 
 def prepare_never(environment):
@@ -347,6 +348,24 @@ def prepare_to_grow(environment):
     signal.signal(signal.SIGUSR1, grow)
 
 
+def fork_and_return(args, context):
+    """Fork a process that says what it has of the try, and ends as the task could."""
+    path, how = args
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    context.progress(99)
+    say_surroundings([path], context)
+    if how == "raises":
+        raise ValueError("of the fork")
+
+
+def fork_deafly(args, context):
+    signal.signal(signal.SIGTERM, on_hup_of_the_project)
+    fork_and_return([args[0], "returns"], context)
+
+
 def fork_idly(args, context):
     count, seconds = args
     for _ in range(count):
@@ -369,6 +388,7 @@ def say_surroundings(args, context):
         "group": os.getpgrp(),
         "sockets": sum(link.startswith("socket:") for link in links),
         "wakeup_fd": wakeup_fd,
+        "sigterm": str(signal.getsignal(signal.SIGTERM)),
         "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         "sigchld": str(signal.getsignal(signal.SIGCHLD)),
         "sigint": str(signal.getsignal(signal.SIGINT)),
