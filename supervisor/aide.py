@@ -37,6 +37,7 @@ class Aide:
 
     def __init__(self) -> None:
         self._process: SpawnProcess | None = None
+        self._exitcode: int | None = None  # of its last life
         self.backoff = Backoff()
 
     def _start(self, target: Callable[..., None], *args: Any) -> None:
@@ -86,18 +87,24 @@ class Aide:
             self._process.kill()
             self._gone(None)
 
-    def close(self, wait: float) -> None:
-        """Hang up, which asks it to exit; kill it if it has not within `wait` s."""
-        if self._process is not None:
-            self.channel.hang_up()
-            if not self._gone(wait):
-                self.kill()
+    def close(self, wait: float) -> bool:
+        """Hang up, which asks it to exit; kill it if it has not within `wait` s.
+
+        Returns whether it has left by itself, or was not up.
+        """
+        if self._process is None:
+            return True
+        self.channel.hang_up()
+        if not self._gone(wait):
+            self.kill()
+        return self._exitcode == 0
 
     def _gone(self, wait: float | None) -> bool:
         assert self._process is not None
         self._process.join(wait)
         if self._process.exitcode is None:
             return False
+        self._exitcode = self._process.exitcode
         self._process.close()
         self._process = None
         self.channel.close()

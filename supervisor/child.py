@@ -1,5 +1,6 @@
 """What does the supervisor know of one live process, and how does it end it?"""
 
+import logging
 import math
 import os
 import signal
@@ -17,6 +18,8 @@ from .outcome import (
     Succeeded,
     TimedOut,
 )
+
+logger = logging.getLogger("background_task.supervisor")
 
 # A tree that goes on growing after it was asked to stop is not given its grace.
 _GROWING_ON = 1.25
@@ -58,6 +61,7 @@ class Child:
         self.deadline: float | None = now + start_timeout  # of what it does now
         self.kill_at: float | None = None
         self.gone = False
+        self.out_of_reach = False  # it has become another user's, and goes on
         self._pidfd: int | None = None
         self._weighed = 0, -math.inf  # the cheap sum and when, at the last verdict
         self._stopped_at: float | None = None
@@ -174,9 +178,21 @@ class Child:
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the process; the launcher sweeps what it leaves behind."""
+        """Kill the process; the launcher sweeps what it leaves behind.
+
+        One that has become another user's cannot be killed. Its try is not over before
+        it ends by itself, so that no other runs beside it; a runner that is to stop
+        does not wait for it.
+        """
         self.kill_at = 0.0 if self.pid is None else None  # as soon as we know its pid
-        self._signal(signal.SIGKILL)
+        if not self._signal(signal.SIGKILL) and not self.out_of_reach:
+            self.out_of_reach = True
+            logger.error(
+                "%s: process %s has become another user's and cannot be killed; its "
+                "slot is taken until it ends by itself",
+                self,
+                self.pid,
+            )
 
     def ended(self, exitcode: int | None) -> None:
         """It is dead and its tree is swept; None: nobody could see how it died."""
@@ -229,6 +245,8 @@ class Child:
     def _insist_by(self, moment: float) -> None:
         self.kill_at = moment if self.kill_at is None else min(moment, self.kill_at)
 
-    def _signal(self, number: int) -> None:
-        if self.pid is not None and not self.gone:
-            processes.send_signal(self.pid, self._pidfd, number)
+    def _signal(self, number: int) -> bool:
+        """Return False if it is out of our reach."""
+        if self.pid is None or self.gone:
+            return True
+        return processes.send_signal(self.pid, self._pidfd, number)

@@ -193,13 +193,20 @@ class DatabaseQueue:
                 .exclude(pk=self._runner.id)
             )
             lapsed = set(self._leases.lapsed().values_list("pk", flat=True))
-        if self._connection.vendor == "sqlite":
-            lapsed = set()  # a long wait for the one lock is normal there
         return [
             Runner(row.id, row.host, row.place, row.pid, row.pid_started)
             for row in neighbours
-            if row.id in lapsed or processes.started(row.pid) != row.pid_started
+            if self._is_dead(row, lapsed=row.id in lapsed)
         ]
+
+    def _is_dead(self, neighbour: Any, *, lapsed: bool) -> bool:
+        match processes.presence(neighbour.pid, neighbour.pid_started):
+            case "gone":
+                return True
+            case "hidden":  # nothing but its lease tells
+                return lapsed
+            case "there":  # with SQLite, a long wait for the one lock is normal
+                return lapsed and self._connection.vendor != "sqlite"
 
     def rescue(self, runner: str | None = None) -> int:
         with self._translated():

@@ -77,8 +77,15 @@ def wait_forked(control: socket.socket) -> NoReturn:
         select.select([launcher], [], [])
         for message in launcher.receive():
             launcher.close()
+            _forget_terms()
             _run_job(Channel(socket.socket(fileno=message["fds"][0])))
     _leave(1)
+
+
+def _forget_terms() -> None:
+    """A SIGTERM to a spare is none to the task that it takes."""
+    former = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # drops what is pending
+    signal.signal(signal.SIGTERM, former or signal.SIG_DFL)
 
 
 def _run_job(channel: Channel) -> NoReturn:
@@ -90,7 +97,9 @@ def _run_job(channel: Channel) -> NoReturn:
 
 def discover(end: socket.socket, project: Project) -> NoReturn:
     """Answer what the project's tasks are, and leave."""
-    _begin("discovery")
+    spawning.begin()
+    processes.adopt_orphans()
+    setproctitle(f"{processes.TITLE} discovery")
     channel = Channel(end)
     try:
         prepare(project)
@@ -108,6 +117,7 @@ class _Try:
     def __init__(self, channel: Channel, job: Job) -> None:
         self._channel = channel
         self._job = job
+        self._pid = os.getpid()
         self._over = False  # nothing may be raised into what runs now
         self._asked_to_stop = False
 
@@ -118,25 +128,36 @@ class _Try:
         deadline = None if seconds is None else began + seconds
         self._context = Context(self._job, deadline, self._channel)
         signal.signal(signal.SIGTERM, self._on_term)
+        os.register_at_fork(after_in_child=self._leave_to_parent)
         _say(self._channel, "begun", at=began)
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             target = named(self._job.target)
             target(self._job.args, self._context)
             self._over = True
         except BaseException as error:
             self._over = True
             return self._failed(error)
-        _report(self._channel, "succeeded")
+        self._report("succeeded")
         return 0
 
     def _failed(self, error: BaseException) -> int:
-        _report(
-            self._channel,
+        self._report(
             "stopped" if self._asked_to_stop else "failed",
             error=text_of(error),
             permanent=getattr(error, "permanent", False) is True,
         )
         return 1
+
+    def _report(self, verdict: str, **fields: Any) -> None:
+        if os.getpid() == self._pid:  # and no fork, which came here by returning
+            _report(self._channel, verdict, **fields)
+
+    def _leave_to_parent(self) -> None:
+        """Have no part in the try. Runs in a process that the task has forked."""
+        self._channel.close()
+        if signal.getsignal(signal.SIGTERM) == self._on_term:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
         """Raise what the target wants, once, so that `finally` blocks unwind."""
@@ -151,7 +172,8 @@ class _Try:
 
 
 def _begin(title: str) -> None:
-    spawning.begin()
+    """Begin; a SIGTERM waits until the task can heed it."""
+    spawning.begin({signal.SIGTERM})
     processes.adopt_orphans()
     setproctitle(f"{processes.TITLE} {title}")
 

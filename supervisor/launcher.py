@@ -23,10 +23,9 @@ from .aide import Aide
 from .channel import Channel, Message, pair
 from .job import Project
 from .spawner import Spawner
+from .sweeper import EVERY, Remains
 from .template import Template
 from .wakeups import Wakeups
-
-_SWEEP_EVERY = 0.02  # seconds, while something that was killed is not yet dead
 
 
 class Launcher(Aide):
@@ -145,6 +144,7 @@ class _Launch:
         self._form = form
         self._alive: dict[int, tuple[int, Any]] = {}  # by pid: number, what it needs
         self._dead: dict[int, int] = {}  # pid to number: not yet swept
+        self._remains = Remains()
 
     def run(self, wakeups: Wakeups) -> None:
         """Serve until the supervisor is gone, then leave nothing behind."""
@@ -162,7 +162,7 @@ class _Launch:
     def _wait(self, wakeups: Wakeups) -> None:
         readable: list[Any] = [wakeups, self._channel, *self._form.readable()]
         writable = [self._channel] if self._channel.waiting_to_send else []
-        select.select(readable, writable, [], _SWEEP_EVERY if self._dead else None)
+        select.select(readable, writable, [], EVERY if self._dead else None)
 
     def _heed(self, message: Message) -> None:
         match message:
@@ -190,14 +190,19 @@ class _Launch:
         """
         for pid in list(self._alive):
             if processes.is_dead(pid):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)  # fails: nobody is left in it
+                _kill_group(pid)
                 self._dead[pid], _ = self._alive.pop(pid)
 
     def _sweep(self) -> None:
-        """Kill what dead tasks left behind; when nothing is left, reap and tell."""
-        if self._orphans_left():
+        """Kill what dead tasks left behind; when nothing is left, reap and tell.
+
+        What cannot be killed is told too, and not waited for: see `Remains`.
+        """
+        orphans = processes.children(os.getpid()) - self._own_children()
+        if self._remains.kill(orphans):
             return
+        if survivors := self._remains.survivors():
+            self._channel.send("survivors", processes=survivors)
         for pid, number in self._dead.items():
             _, status, usage = os.wait4(pid, 0)
             self._channel.send(
@@ -209,11 +214,6 @@ class _Launch:
             )
         self._dead.clear()
 
-    def _orphans_left(self) -> bool:
-        """Kill every child that was not started here, and reap what has died of it."""
-        orphans = processes.children(os.getpid()) - self._own_children()
-        return _kill_and_reap(orphans)
-
     def _own_children(self) -> set[int | None]:
         own: set[int | None] = {*self._alive, *self._dead}
         return own | self._form.own() | {spawning.resource_tracker_pid()}
@@ -222,21 +222,15 @@ class _Launch:
         """Kill every task and all that they started, until nothing is left."""
         self._form.close()
         for pid in self._alive:
-            with contextlib.suppress(ProcessLookupError):  # not yet its own group
-                os.killpg(pid, signal.SIGKILL)
+            _kill_group(pid)
         spare = {spawning.resource_tracker_pid()}
-        while _kill_and_reap(processes.children(os.getpid()) - spare):
-            select.select([], [], [], _SWEEP_EVERY)
+        while self._remains.kill(processes.children(os.getpid()) - spare):
+            select.select([], [], [], EVERY)
 
 
-def _kill_and_reap(pids: set[int]) -> bool:
-    """Kill children of this process; return whether some are still to die.
-
-    What they have started becomes this process's child when they die, so the answer
-    to somebody having died is always: look again.
-    """
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)  # a child not yet reaped: the pid is its own
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-    return bool(pids)
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(
+        ProcessLookupError,  # nobody is left in it, or it is not yet its own
+        PermissionError,  # all that are left have become another user's
+    ):
+        os.killpg(pid, signal.SIGKILL)

@@ -40,11 +40,11 @@ def own_of_tree(pid: int, template: int | None) -> int:
 
 
 def of_process(pid: int) -> int:
-    """Return what one process holds; 0 when it is gone."""
+    """Return what one process holds; 0 when it is gone, or hidden by /proc."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             lines = file.read().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return _resident(pid)
     return sum(
         int(line.split()[1]) * 1024 for line in lines if line.startswith(_COUNTED)

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -40,7 +41,8 @@ def started(pid: int) -> int | None:
     """Return when a process started, in ticks since boot; None when there is none.
 
     Pid and start time together name a process: a pid alone may be used again.
-    A zombie is no process any more: it runs nothing and holds nothing.
+    A zombie is no process any more: it runs nothing and holds nothing. Nor is one of
+    another user, where /proc hides it: see `presence`.
     """
     if not _LINUX:
         try:
@@ -51,7 +53,23 @@ def started(pid: int) -> int | None:
         except psutil.Error:
             return None
     fields = _stat(pid)
-    return int(fields[19]) if fields and fields[0] not in "ZX" else None
+    return int(fields[19]) if fields and not _is_zombie(fields) else None
+
+
+def presence(pid: int, start: int) -> Literal["there", "gone", "hidden"]:
+    """Is the process there that has this pid and started then?
+
+    Hidden: a process has the pid, but its start time can't be read, since it is another
+    user's and /proc is mounted with hidepid. It may be the one, or another.
+    """
+    if started(pid) == start:
+        return "there"
+    return "hidden" if _is_hidden(pid) else "gone"
+
+
+def is_alive(pid: int) -> bool:
+    """Does a process with this pid run, hidden or not? A zombie does not."""
+    return started(pid) is not None or _is_hidden(pid)
 
 
 def children(pid: int) -> set[int]:
@@ -67,6 +85,8 @@ def children(pid: int) -> set[int]:
             path = f"/proc/{pid}/task/{thread}/children"
             with open(path, encoding="ascii") as file:
                 found.update(map(int, file.read().split()))
+    except PermissionError:  # it is hidden
+        return found
     except (FileNotFoundError, ProcessLookupError):  # it, or a thread of it, ended
         if not os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
             return _children_by_parent(pid)  # a kernel without PROC_CHILDREN
@@ -77,6 +97,14 @@ def is_dead(pid: int) -> bool:
     """Has a child of this process ended? It stays to be reaped."""
     flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
     return os.waitid(os.P_PID, pid, flags) is not None
+
+
+def name(pid: int) -> str:
+    """Return a process's name as `ps` shows it; "?" if it can't be had."""
+    try:
+        return str(psutil.Process(pid).name())
+    except psutil.Error:
+        return "?"
 
 
 def threads(pid: int) -> int:
@@ -130,8 +158,12 @@ def handle(pid: int) -> int | None:
     return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
 
 
-def send_signal(pid: int, pidfd: int | None, number: int) -> None:
-    """Signal a process by its pidfd, so that it can never be a recycled pid."""
+def send_signal(pid: int, pidfd: int | None, number: int) -> bool:
+    """Signal a process by its pidfd, so that it can never be a recycled pid.
+
+    Returns False if that is not allowed: the process has become another user's, as by
+    a setuid program, and is out of our reach.
+    """
     try:
         if pidfd is None:
             os.kill(pid, number)
@@ -140,7 +172,8 @@ def send_signal(pid: int, pidfd: int | None, number: int) -> None:
     except ProcessLookupError:
         pass  # it died before we asked
     except PermissionError:
-        pass  # it has become another user's, as by a setuid program: out of our reach
+        return False
+    return True
 
 
 def kill_supervisor(pid: int, start: int) -> None:
@@ -162,7 +195,10 @@ def kill_supervisor(pid: int, start: int) -> None:
 
 
 def kill_all(pids: Iterable[int]) -> None:
-    """Kill processes that are known by more than their pid: by mark, or as children."""
+    """Kill processes that are known by more than their pid: by mark, or as children.
+
+    Those that have become another user's go on.
+    """
     for pid in pids:
         send_signal(pid, None, signal.SIGKILL)
 
@@ -172,8 +208,27 @@ def _stat(pid: int) -> list[str]:
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or hidden
         return []
+
+
+def _is_zombie(fields: list[str]) -> bool:
+    """Has it ended? Not if only its first thread has, which looks the same."""
+    state, threads = fields[0], int(fields[17])
+    return state == "X" or (state == "Z" and threads <= 1)
+
+
+def _is_hidden(pid: int) -> bool:
+    """Is there a process with this pid of which /proc says nothing?"""
+    if not _LINUX or _stat(pid):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return bool(not _stat(pid))  # otherwise it has just begun
 
 
 def _title(pid: int) -> str:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import process, resource_tracker
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -34,10 +34,13 @@ def start(target: Callable[..., None], *args: Any) -> SpawnProcess:
     return started
 
 
-def begin() -> None:
-    """Leave the terminal and the signals that came with it. Runs in the new process."""
+def begin(blocked: Iterable[signal.Signals] = ()) -> None:
+    """Leave the terminal and the signals that came with it. Runs in the new process.
+
+    What is `blocked` stays so: the process has no handler for it yet.
+    """
     os.setsid()
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def turn_deaf() -> None:

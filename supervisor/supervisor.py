@@ -187,10 +187,9 @@ class Supervisor:
         """Leave no process behind, however the loop ended."""
         if self.bookkeeper.up and not self.tries:
             self.bookkeeper.channel.send("leave")
-        self.launcher.close(_PING_TIMEOUT)
+        launcher_left = self.launcher.close(_PING_TIMEOUT) and not self._clearing
         self.bookkeeper.close(0.0 if self.tries else _LAST_RECORD)
-        if not self._sweeper.finish(self.runner.id):
-            logger.error("Processes of this runner are left that will not die")
+        self._sweeper.finish(self.runner.id, launcher_left)
         self._slots.close()
 
     # Waiting
@@ -271,7 +270,7 @@ class Supervisor:
         idle = self._dry and not self.tries
         if self.options.until_empty and idle and self.stopping is None:
             self._stop_at(_NEVER, "Nothing is due (--until-empty)")
-        if self.stopping is None or self.tries.running():
+        if self.stopping is None or not self.tries.left_to_themselves():
             return False
         if not self.tries and not (self.announcer and self.announcer.busy):
             return True
@@ -435,6 +434,8 @@ class Supervisor:
                     message["peak"],
                 )
                 self._slots.gone(number, status)
+            case {"kind": "survivors", "processes": list(survivors)}:
+                sweeper.tell(survivors)
             case {"kind": "unstarted", "number": int(number), "error": str(error)}:
                 logger.error("No process could be started: %s", error)
                 self._slots[number].unstarted(error)
@@ -529,7 +530,7 @@ class Supervisor:
 
     def _clear(self) -> None:
         """Kill what the launcher left; hand in its tasks when nothing is left."""
-        if self._sweeper.leftovers(self.runner.id, spared={self.bookkeeper.pid}):
+        if self._sweeper.clear(self.runner.id, spared={self.bookkeeper.pid}):
             return
         self._slots.all_gone()
         self._clearing = False

@@ -100,6 +100,10 @@ class Tries:
         children = (a.child for a in self._tries.values() if a.outcome is None)
         return [child for child in children if child is not None]
 
+    def left_to_themselves(self) -> bool:
+        """Are all processes of those that are not over out of our reach?"""
+        return all(child.out_of_reach for child in self.running())
+
     def stop(self, why: str, kill_at: float | None = None) -> None:
         """Ask all to stop through no fault of their own; see `Child.stop`."""
         for child in self.running():

@@ -1,12 +1,15 @@
 """A supervisor that is killed, and who takes over what it held."""
 
+import subprocess
 import uuid
 from datetime import timedelta
 
+import psutil
 import pytest
 from django.utils import timezone
 
 from background_task.models import Runner, Task
+from background_task.supervisor import processes
 from tests.app import misbehaving
 
 from .tools import (
@@ -118,6 +121,13 @@ class RescueTests(LifecycleTestCase):
             trusted_until=now + trusted_for,
         )
 
+    def runner_here(self, pid, trusted_for):
+        runner = self.runner_elsewhere(trusted_for)
+        runner.place, runner.pid = processes.place(), pid
+        runner.pid_started = processes.started(pid)
+        runner.save()
+        return runner
+
     @pytest.mark.lifecycle
     def test_another_host_is_believed_until_its_lease_ends(self):
         silent = self.runner_elsewhere(timedelta(seconds=-1))
@@ -148,6 +158,34 @@ class RescueTests(LifecycleTestCase):
         self.assertEqual(status, 0)
         note("another host's lease ran out", rescued[0])
         note("locked by what is no runner and no number", rescued[1])
+
+    def test_a_runner_of_another_user_that_is_hidden_is_believed_until_its_lease_ends(
+        self,
+    ):
+        other_user = ["setpriv", "--reuid=65534", "--clear-groups", "sleep", "600"]
+        # Root without this capability, and no group with it, see as little as others.
+        script = "mount -t proc -o hidepid=invisible,gid=65534 proc /proc && "
+        script += 'exec setpriv --bounding-set=-sys_ptrace "$@"'
+        hide = ["unshare", "--mount", "sh", "-c", script, "-"]
+
+        with subprocess.Popen(other_user) as process:
+            self.addCleanup(process.kill)
+            wait_until(lambda: psutil.Process(process.pid).uids().real == 65534)
+            look = ["test", "!", "-e", f"/proc/{process.pid}"]
+            if subprocess.run([*hide, *look]).returncode:
+                self.skipTest("No process can be hidden here")
+            silent = self.runner_here(process.pid, timedelta(seconds=-1))
+            trusted = self.runner_here(process.pid, timedelta(hours=1))
+            lost, kept = self.held_by(silent.id), self.held_by(trusted.id)
+            with supervised(prefix=hide) as runner:
+                rescued = attempted(lost, 1)
+                status = stop(runner)
+            process.kill()
+
+        self.assertEqual(rescued.last_error, "Lost: its runner died")
+        self.assertEqual(row(kept).locked_by, trusted.id)
+        self.assertEqual(list(Runner.objects.all()), [trusted])
+        self.assertEqual(status, 0)
 
     def test_a_runner_whose_row_is_gone_kills_what_it_runs_and_begins_anew(self):
         task = misbehaving.leave_behind(str(self.journal), "fenced", 600)

@@ -200,6 +200,44 @@ def wait_with_a_daemon(args, context):
     wait([own], context)
 
 
+def become_another_program(args, context):
+    """Execute a program that has nothing of our environment."""
+    say_pid(args[0])
+    os.execve("/bin/sleep", ["sleep", "600"], {})
+
+
+def have_a_daemon_with_nothing(args, context):
+    """Have a grandchild that shares neither session nor environment with anybody."""
+    own, daemons = args
+    sleep = ["/bin/sleep", "600"]
+    daemon = subprocess.Popen(sleep, env={}, start_new_session=True)
+    say_pid(daemons, daemon.pid)
+    wait([own], context)
+
+
+def leave_another_users_process_behind(args, context):
+    become = ["setpriv", "--reuid=65534", "--clear-groups"]
+    process = subprocess.Popen([*become, "sleep", "600"], start_new_session=True)
+    while psutil.Process(process.pid).name() != "sleep":
+        time.sleep(0.02)
+    say_pid(args[0], process.pid)
+    process.returncode = 0  # so that nobody warns of it
+
+
+def leave_a_subprocess_behind_at_the_gate(args, context):
+    own, process, gate = args
+    leave_a_subprocess_behind([process], context)
+    wait([own, gate], context)
+
+
+def become_another_user(args, context):
+    say_pid(args[0])
+    os.setuid(65534)
+    with contextlib.suppress(BaseException):
+        time.sleep(600)
+    time.sleep(600)
+
+
 def map_a_file(args, context):
     """Read a big file through a mapping, and stay long enough to be looked at."""
     path, size = args
@@ -234,7 +272,8 @@ def prepare_for_discovery_only(environment):
             os._exit(9)
         case "wait":
             say_pid(environment["pid"])
-            time.sleep(600)
+            while not os.path.exists(environment["pid"] + ".gate"):
+                time.sleep(0.02)
 
 
 def prepare_never(environment):
@@ -309,6 +348,24 @@ def prepare_to_grow(environment):
     signal.signal(signal.SIGUSR1, grow)
 
 
+def fork_and_return(args, context):
+    """Fork a process that says what it has of the try, and ends as the task could."""
+    path, how = args
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    context.progress(99)
+    say_surroundings([path], context)
+    if how == "raises":
+        raise ValueError("of the fork")
+
+
+def fork_deafly(args, context):
+    signal.signal(signal.SIGTERM, on_hup_of_the_project)
+    fork_and_return([args[0], "returns"], context)
+
+
 def fork_idly(args, context):
     count, seconds = args
     for _ in range(count):
@@ -331,6 +388,7 @@ def say_surroundings(args, context):
         "group": os.getpgrp(),
         "sockets": sum(link.startswith("socket:") for link in links),
         "wakeup_fd": wakeup_fd,
+        "sigterm": str(signal.getsignal(signal.SIGTERM)),
         "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         "sigchld": str(signal.getsignal(signal.SIGCHLD)),
         "sigint": str(signal.getsignal(signal.SIGINT)),

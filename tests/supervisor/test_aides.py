@@ -1,8 +1,10 @@
 """The supervisor's aides die, hang, freeze and lose touch; the jobs are still run."""
 
+import contextlib
 import os
 import signal
 
+import psutil
 import pytest
 
 from .tools import is_running, job, pid_in
@@ -57,6 +59,48 @@ def test_a_launcher_takes_its_tasks_along_and_is_replaced(start, tmp_path, numbe
     assert run.ending(1)["exitcode"] is None
     assert [run.endings(n) for n in (3, 4, 5, 6)] == [["Succeeded"]] * 4
     assert f"The launcher {why}; it is replaced" in run.log
+
+
+def test_what_carries_no_mark_is_dead_before_its_try_has_ended(start, tmp_path):
+    pids = [tmp_path / "program", tmp_path / "task", tmp_path / "daemon"]
+    run = start(
+        job("become_another_program", pids[0]),
+        job("have_a_daemon_with_nothing", pids[1], pids[2]),
+        workers=2,
+    )
+    program, _, daemon = (begun(run, path) for path in pids)
+    run.wait_until(lambda: psutil.Process(program).name() == "sleep")
+
+    os.kill(run.pid_of("launcher"), signal.SIGKILL)
+    run.wait_until(lambda: run.endings(1) and run.endings(2))
+    alive = list(map(is_running, [program, daemon]))
+    status = run.stop()
+
+    for pid in (program, daemon):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert alive == [False, False]
+    assert run.endings(1)[0] == run.endings(2)[0] == "Crashed"
+    assert status == 0, run.log
+
+
+def test_nothing_without_a_mark_outlives_a_run_whose_launcher_is_killed(
+    start, tmp_path
+):
+    program = tmp_path / "program"
+    run = start(job("become_another_program", program), drain_timeout=0.1)
+    pid = begun(run, program)
+    run.wait_until(lambda: psutil.Process(pid).name() == "sleep")
+
+    run.send(signal.SIGTERM)
+    os.kill(run.pid_of("launcher"), signal.SIGKILL)
+    status = run.finish()
+    alive = is_running(pid)
+
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    assert not alive
+    assert status == 0, run.log
 
 
 def test_what_had_reported_when_the_launcher_died_has_succeeded(start, tmp_path):

@@ -141,6 +141,27 @@ def test_a_signal_by_pidfd_arrives(sleeper):
     os.close(pidfd)
 
 
+def test_a_signal_to_what_is_another_users_is_told_to_have_failed(sleeper):
+    code = (
+        "import os, sys\n"
+        "from background_task.supervisor import processes\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "pid = int(sys.argv[1])\n"
+        "pidfd = processes.handle(pid)\n"
+        "print(processes.send_signal(pid, pidfd, 9))\n"
+        "print(processes.send_signal(pid, None, 9))\n"
+        "processes.kill_all([pid])\n"
+    )
+    if os.getuid() != 0:
+        pytest.skip("Only root can become another user")
+
+    command = [sys.executable, "-W", "error", "-c", code, str(sleeper.pid)]
+    said = subprocess.run(command, capture_output=True, text=True)
+
+    assert (said.stdout, said.stderr) == ("False\nFalse\n", "")
+    assert sleeper.poll() is None
+
+
 @pytest.fixture
 def supervisor(spawn):
     """A process that calls itself a supervisor."""
@@ -190,3 +211,89 @@ def test_an_adopter_gets_what_its_descendants_leave_behind(spawn):
 
     assert orphan.name() == "sleep"
     orphan.kill()
+
+
+# Where other users' processes are hidden
+
+
+@pytest.fixture(scope="module")
+def hidden():
+    """Return a function that runs code as another user, where /proc is hidden.
+
+    On a mount of its own: to mount /proc again would hide it from everybody.
+    """
+
+    def hidden(how, code):
+        mount = f"mount -t proc -o hidepid={how} proc /proc"
+        run = f'{mount} && exec {sys.executable} -W error -c "$0"'
+        become = "import os\nfrom background_task.supervisor import processes\n"
+        become += "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        command = ["unshare", "--mount", "sh", "-c", run, become + code]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    probe = hidden("invisible", "print(os.path.exists('/proc/1'))")
+    if probe.stdout != "False\n":
+        pytest.skip(f"No /proc can be hidden here: {probe.stderr}")
+    return hidden
+
+
+@pytest.mark.parametrize("how", ["noaccess", "invisible"])
+def test_of_a_hidden_process_it_is_known_that_it_is_there(hidden, sleeper, how):
+    start = processes.started(sleeper.pid)
+
+    said = hidden(how, f"print(processes.presence({sleeper.pid}, {start}))")
+
+    assert said.stdout == "hidden\n", said.stderr
+
+
+@pytest.mark.parametrize("how", ["noaccess", "invisible"])
+def test_what_is_gone_is_gone_where_processes_are_hidden_too(hidden, gone, how):
+    said = hidden(how, f"print(processes.presence({gone.pid}, 1))")
+
+    assert said.stdout == "gone\n", said.stderr
+
+
+@pytest.mark.parametrize("how", ["noaccess", "invisible"])
+@pytest.mark.parametrize(
+    "look",
+    [
+        "list(processes.marked('nobody'))",
+        "processes.started(pid)",
+        "processes.children(pid)",
+        "list(processes.tree(pid))",
+        "processes.kill_supervisor(pid, 1)",
+        "processes.kill_all([pid])",
+        "processes.threads(pid)",
+        "processes.name(pid)",
+        "processes.is_unexecuted_fork(pid)",
+        "memory.own_of_tree(pid, pid)",
+        "memory.of_tree(pid)",
+    ],
+)
+def test_no_look_at_a_hidden_process_fails(hidden, sleeper, how, look):
+    memory = "from background_task.supervisor import memory\n"
+    said = hidden(how, f"{memory}pid = {sleeper.pid}\n{look}")
+
+    assert (said.returncode, said.stderr) == (0, "")
+    assert sleeper.poll() is None
+
+
+def test_a_process_that_is_there_is_told_from_one_that_has_its_pid(sleeper, zombie):
+    start = processes.started(sleeper.pid)
+
+    assert processes.presence(sleeper.pid, start) == "there"
+    assert processes.presence(sleeper.pid, start - 1) == "gone"
+    assert processes.presence(zombie.pid, 1) == "gone"
+
+
+def test_a_process_whose_first_thread_has_ended_is_no_zombie(spawn):
+    code = (
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    process = spawn(sys.executable, "-c", code)
+
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+
+    assert processes.started(process.pid) is not None

@@ -211,6 +211,38 @@ def test_what_was_started_and_has_not_begun_is_released(start, tmp_path, pid):
     assert run.endings(1) == ["Released"]
 
 
+def test_a_signal_to_everybody_before_a_task_has_begun_costs_no_attempt(
+    start, tmp_path, pid
+):
+    run = start(job("succeed"), **project_that("wait", tmp_path), drain_timeout=LONG)
+    task = begun(run, pid)
+
+    run.send(signal.SIGTERM)
+    run.wait_for_log("SIGTERM: ")
+    os.kill(task, signal.SIGHUP)
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["Released"]
+    says = "Released: the runner was stopped before it began"
+    assert run.ending(1)["says"] == says
+
+
+def test_a_term_to_everybody_finds_a_starting_task_when_it_can_heed_it(
+    start, tmp_path, pid
+):
+    run = start(job("succeed"), **project_that("wait", tmp_path), drain_timeout=LONG)
+    task = begun(run, pid)
+
+    run.send(signal.SIGTERM)
+    run.wait_for_log("SIGTERM: ")
+    os.kill(task, signal.SIGTERM)
+    (tmp_path / "pid.gate").touch()
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["Released"]
+    assert run.ending(1)["says"] == "Released: the runner was stopped"
+
+
 # What it leaves
 
 

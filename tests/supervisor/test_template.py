@@ -1,5 +1,6 @@
 """What a fork of the template inherits, and what becomes of the template."""
 
+import contextlib
 import json
 import os
 import signal
@@ -168,3 +169,38 @@ def test_a_template_that_has_grown_is_renewed_when_nothing_runs(start, tmp_path)
     run.wait_for_log("renewing it")
     assert run.stop() == 0, run.log
     assert run.endings(1) == ["Succeeded"]
+
+
+@pytest.mark.parametrize("how", ["returns", "raises"])
+def test_what_a_task_forks_has_no_part_in_its_try(start, said, how):
+    run = start(job("fork_and_return", said, how), until_empty=True)
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["Succeeded"]
+    (fork,) = surroundings(said)
+    assert fork["sigterm"] == str(signal.SIG_DFL)
+    assert fork["sockets"] == 0
+
+
+def test_what_a_task_forks_keeps_the_tasks_own_handler(start, said):
+    run = start(job("fork_deafly", said), until_empty=True)
+
+    assert run.finish() == 0, run.log
+    assert "on_hup_of_the_project" in surroundings(said)[0]["sigterm"]
+
+
+def test_a_term_to_a_spare_is_none_to_the_task_that_it_takes(start, tmp_path):
+    pid, gate = tmp_path / "pid", tmp_path / "gate"
+    run = start(job("wait", pid, gate), *[job("succeed")] * 4, workers=1)
+    pid_in(pid)
+    run.wait_for_pid("spare")
+
+    for process in run.processes():
+        with contextlib.suppress(psutil.Error):
+            if process.cmdline()[:1] == ["background_task: spare"]:
+                process.terminate()
+    gate.touch()
+    run.wait_until(lambda: run.endings(5))
+
+    assert run.stop() == 0, run.log
+    assert [run.endings(n) for n in (1, 2, 3, 4, 5)] == [["Succeeded"]] * 5
