@@ -333,7 +333,7 @@ def conclude(findings: list[Finding]) -> int:
 
 def as_typed(*arguments: str) -> str:
     """Return a `manage.py` command as one would type it here."""
-    return " ".join([short(sys.executable), short(MANAGE), *arguments])
+    return " ".join([str(short(sys.executable)), str(short(MANAGE)), *arguments])
 
 
 def short(path: str | Path) -> Path:
