@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DJANGO ?= Django>=5.2
-# Every task is a fresh interpreter: without bytecode each would compile the project.
+# Spawned tasks are fresh interpreters: without bytecode each would compile the project.
 unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 # setuptools warns about every editable install; nobody can do anything about it.

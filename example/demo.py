@@ -1,7 +1,7 @@
 """Certificate watch: real certificates, and tasks that misbehave beside them.
 
-python example/demo.py           new database, schedule, process, and check every ending
-python example/demo.py --admin   look at the same database in Django's admin
+make demo    a new database: schedule, process, and check every ending
+make admin   look at the same database in Django's admin
 """
 
 import argparse
@@ -36,7 +36,7 @@ DATABASE = Path(settings.DATABASES["default"]["NAME"])
 LOG = DATABASE.with_name("demo.log")
 MANAGE = DATABASE.with_name("manage.py")
 ARGUMENTS = ["process_tasks", "--workers", "4", "--until-empty"]
-PATIENCE = 120  # seconds, where the whole run should take less than ten
+PATIENCE = 120  # seconds: on two cores it takes 5 to 10, on a busy machine 20
 ON_TERMINAL = sys.stdout.isatty()
 
 
@@ -99,7 +99,7 @@ def admin() -> int:
     call_command("migrate", verbosity=0)
     if is_new:
         schedule_everything()
-        print("To run them:  python example/manage.py process_tasks --workers 4\n")
+        print(f"To run them:  {as_typed('process_tasks', '--workers', '4')}\n")
     if not get_user_model().objects.filter(username="demo").exists():
         get_user_model().objects.create_superuser("demo", password="demo")
     print("http://127.0.0.1:8000/admin/   user: demo   password: demo\n", flush=True)
@@ -145,7 +145,7 @@ def queued(task):
 
 def start_processing() -> subprocess.Popen[bytes]:
     """Start `process_tasks` in its own process group: Ctrl-C is ours to pass on."""
-    print(bold("python example/manage.py " + " ".join(ARGUMENTS)), flush=True)
+    print(bold(as_typed(*ARGUMENTS)), flush=True)
     with LOG.open("wb") as log:
         return subprocess.Popen(
             [sys.executable, MANAGE, *ARGUMENTS],
@@ -329,6 +329,17 @@ def conclude(findings: list[Finding]) -> int:
     for line in LOG.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]:
         print(dim(f"  {line}"))
     return 1
+
+
+def as_typed(*arguments: str) -> str:
+    """Return a `manage.py` command as one would type it here."""
+    return " ".join([str(short(sys.executable)), str(short(MANAGE)), *arguments])
+
+
+def short(path: str | Path) -> Path:
+    """Return a path as it is seen from the working directory, if it is below it."""
+    path, here = Path(path), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def styled(code: int, text: str) -> str:

@@ -3,10 +3,11 @@
 import os
 import signal
 from io import StringIO
+from unittest import skipUnless
 
 import psutil
 from django.core.management import call_command
-from django.db import connections
+from django.db import connection, connections
 
 from background_task.models import Runner
 from background_task.tasks import tasks
@@ -121,7 +122,7 @@ class UnknownNameTests(LifecycleTestCase):
     def test_a_due_task_that_nobody_knows_is_told_of_and_left_alone(self):
         task = tasks._runner.schedule("shop.tasks.renamed", (), {})
 
-        for way in ("--workers=2", "--in-process"):
+        for way in ("--workers=1", "--in-process"):
             output = run_until_empty(way)
 
             self.assertEqual(output.count("WARNING"), 1, output)
@@ -171,6 +172,17 @@ class QueueTests(LifecycleTestCase):
         name = connections["default"].settings_dict["NAME"]
         for part in (str(name), "every queue", "3 workers", "1536 MiB", "drain 7 s"):
             self.assertIn(part, first)
+
+    @skipUnless(connection.vendor == "sqlite", "SQLite alone has this option")
+    def test_several_workers_on_sqlite_that_do_not_wait_are_warned_of(self):
+        databases = effective_databases()
+        warning = "Set \"transaction_mode\": \"IMMEDIATE\""
+
+        self.assertIn(warning, run_until_empty("--workers", 2))
+        self.assertNotIn(warning, run_until_empty("--workers", 1))
+        databases["default"]["OPTIONS"] = {"transaction_mode": "IMMEDIATE"}
+        said = run_until_empty("--workers", 2, databases=databases)
+        self.assertNotIn(warning, said)
 
     def test_called_in_this_process_it_supervises_and_leaves_no_trace(self):
         # For good, since setproctitle reads it once; set when the command is imported.

@@ -191,6 +191,7 @@ class Command(BaseCommand):
         if options["verbosity"]:
             self.stdout.write(_first_line(supervision, asked.queues))
             self.stdout.flush()
+        _tell_of_sqlite(settled.workers)
         launcher = Launcher(project, supervision.start_method)
         supervisor = Supervisor(Bookkeeper(project, books), launcher, settled)
         status = supervisor.run()
@@ -314,6 +315,23 @@ def _check_tables() -> None:
     except Error as error:
         if not is_passing(connections[alias], error):
             raise CommandError(migrate_text(alias, error)) from error
+
+
+def _tell_of_sqlite(workers: int) -> None:
+    """Warn if tasks that run side by side would lock one another out."""
+    alias = router.db_for_write(Task)
+    options = connections[alias].settings_dict["OPTIONS"]
+    mode = str(options.get("transaction_mode")).upper()
+    if workers < 2 or connections[alias].vendor != "sqlite":
+        return
+    if mode not in ("IMMEDIATE", "EXCLUSIVE"):
+        logger.warning(
+            'With %s workers on SQLite tasks may fail with "database is locked". '
+            'Set "transaction_mode": "IMMEDIATE" and "timeout": 20 in '
+            'DATABASES["%s"]["OPTIONS"], so that their transactions wait their turn.',
+            workers,
+            alias,
+        )
 
 
 def _import_tasks() -> None:
