@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Self, cast
 
-from django.db import connections, router, transaction
+from django.db import Error, connections, router, transaction
 from django.db.models import F
 from django.utils import timezone
 
 from . import retries
 from .managers import TaskQuerySet
 from .models import CompletedTask, Task, logger
+from .outages import is_passing
 from .signals import broadcast, task_failed, task_rescheduled, task_successful
 
 
@@ -108,15 +109,21 @@ def abandon(claim: Claim, error: str) -> bool:
     be deleted or whose error the database refuses: one UPDATE, of plain ASCII.
     """
     text = error.replace("\x00", "\\x00").encode("ascii", "backslashreplace").decode()
-    with transaction.atomic(using=_database()):
-        marked = _claimed(claim).update(
-            failed_at=timezone.now(),
-            last_error=text,
-            attempts=F("attempts") + 1,
-            locked_by=None,
-            locked_at=None,
-        )
-    return bool(marked)
+    values = {
+        "failed_at": timezone.now(),
+        "last_error": text,
+        "locked_by": None,
+        "locked_at": None,
+    }
+    try:
+        with transaction.atomic(using=_database()):
+            return bool(_claimed(claim).update(attempts=F("attempts") + 1, **values))
+    except Error as error_of_database:
+        if is_passing(connections[_database()], error_of_database):
+            raise
+        # Its attempts may be as many as the column can hold: count no more.
+        with transaction.atomic(using=_database()):
+            return bool(_claimed(claim).update(**values))
 
 
 def announce(entry: Entry) -> None:

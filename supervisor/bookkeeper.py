@@ -34,7 +34,7 @@ from .outcome import (
     to_message,
 )
 from .processes import TITLE
-from .queue import Queue, QueueUnavailable, QueueUnusable, Runner
+from .queue import Queue, QueueBusy, QueueUnavailable, QueueUnusable, Runner
 
 logger = logging.getLogger("background_task.supervisor")
 
@@ -43,6 +43,7 @@ _SLOWER = 1.5
 _NAMES_EVERY = 60.0  # seconds between two looks for tasks that nobody here knows
 _PAUSE = 0.5, 1.5  # seconds between two claims, when a person has asked for it
 _ROUNDS_EVERY = 1.0  # seconds between two looks at the other runners
+_ROUNDS_AT_LEAST_EVERY = 60.0  # however often they fail
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0  # seconds between tries in an outage
 
 
@@ -128,6 +129,8 @@ class _Desk:
         self._let_go: set[str] = set()
         self._refused: dict[str, tuple[Outcome, str]] = {}  # what end, and why
         self._swept: list[str] = []
+        self._any_dead = True  # in this place, and not yet rescued
+        self._rounds_after = _ROUNDS_EVERY
         self._told_of: set[str] = set()
         self._names_at = 0.0
         self._available: bool | None = None
@@ -236,16 +239,36 @@ class _Desk:
         return ""
 
     def _look_after_others(self) -> None:
-        """Release what dead runners held; have the dead of this place swept first."""
-        self._rounds_at = clock.now() + min(_ROUNDS_EVERY, self._books.lease / 3)
+        """Release what dead runners held; have the dead of this place swept first.
+
+        What goes wrong with it, but for an outage, must not stop our own work: it is
+        told of, and the next look comes later and later.
+        """
+        self._rounds_at = clock.now() + min(self._rounds_after, self._books.lease / 3)
+        self._any_dead = True
+        try:
+            self._go_round()
+        except Exception as error:
+            if isinstance(error, QueueUnavailable) and not isinstance(error, QueueBusy):
+                raise
+            logger.exception("What dead runners held could not be rescued")
+            self._swept.clear()  # they are found dead again
+            self._rounds_at = clock.now() + self._rounds_after
+            self._rounds_after = min(self._rounds_after * 2, _ROUNDS_AT_LEAST_EVERY)
+        else:
+            self._rounds_after = _ROUNDS_EVERY
+
+    def _go_round(self) -> None:
         while self._swept:
             self._rescued(self._queue.rescue(self._swept[0]), self._swept[0])
             self._swept.pop(0)
         self._rescued(self._queue.rescue(), "expired")
-        for runner in self._queue.dead_runners():
+        dead = self._queue.dead_runners()
+        for runner in dead:
             self._channel.send(
                 "sweep", runner=runner.id, pid=runner.pid, started=runner.started
             )
+        self._any_dead = bool(dead)
 
     def _rescued(self, tries: int, whose: str) -> None:
         if tries:
@@ -268,8 +291,9 @@ class _Desk:
 
     def _write_and_claim(self) -> None:
         ended = list(self._ended.items())
+        wanted = self._credits if self._may_claim() else 0
         try:
-            jobs = self._transaction(ended)
+            jobs = self._transaction(ended, wanted)
         except QueueUnavailable:
             raise
         except Exception:
@@ -278,9 +302,12 @@ class _Desk:
             self._record_one_by_one(ended)
             return
         self._committed([claim for claim, _ in ended], jobs)
+        if len(jobs) < wanted:
+            self._found_too_few(dry=not jobs)
 
-    def _transaction(self, ended: list[tuple[str, Outcome]]) -> list[dict[str, Any]]:
-        wanted = self._credits if self._may_claim() else 0
+    def _transaction(
+        self, ended: list[tuple[str, Outcome]], wanted: int
+    ) -> list[dict[str, Any]]:
         with self._queue.transaction():
             for claim, outcome in ended:
                 self._queue.record(claim, outcome)
@@ -289,8 +316,6 @@ class _Desk:
         self._held.update(job.claim for job in jobs)
         if jobs and self._pauses:
             self._rests_until = clock.now() + random.uniform(*_PAUSE)
-        if wanted and len(jobs) < wanted:
-            self._found_too_few(dry=not jobs)
         return [job.to_message() for job in jobs]
 
     def _committed(self, recorded: list[str], jobs: list[dict[str, Any]]) -> None:
@@ -326,11 +351,16 @@ class _Desk:
                 self._committed([claim], [])
 
     def _found_too_few(self, *, dry: bool = True) -> None:
-        """Nothing more is due: say so, and look less and less often."""
+        """Nothing more is due: say so, and look less and less often.
+
+        It is not said while what a dead runner of this place held may become due.
+        """
         self._tell_of_unknown_names()
         logger.debug("Waiting for tasks")
         if dry:
-            self._tell(dry=True)
+            if self._rounds_after == _ROUNDS_EVERY:  # else they fail: not more often
+                self._look_after_others()
+            self._tell(dry=not self._any_dead)
         self._poll_at = clock.now() + self._poll_after
         self._poll_after = min(self._poll_after * _SLOWER, self._books.sleep)
 

@@ -16,6 +16,7 @@ from django.db.backends.signals import connection_created
 from django.db.models import signals as model_signals
 
 from background_task import __version__, execution
+from background_task.outages import is_busy, is_passing
 
 from . import processes
 from .job import Job
@@ -31,16 +32,11 @@ from .outcome import (
     Succeeded,
     TimedOut,
 )
-from .queue import QueueUnavailable, QueueUnusable, Runner
+from .queue import QueueBusy, QueueUnavailable, QueueUnusable, Runner
 
 _TARGET = "background_task.execution:execute"
 
-# sqlstates (their first two or all five characters) that are a matter of waiting:
-# connection, resources, operator, rollback (deadlock, serialization), lock not
-# available, read-only after a failover.
-_PASSING = ("08", "53", "57", "58", "40", "55P03", "25006")
-# errno of MySQL and MariaDB for a mistake that they call an OperationalError.
-_MYSQL_MISTAKES = {1054, 1146, 1049}
+_LOCK_WAIT = 2.0  # seconds at most for a row that another holds; others wait behind us
 
 
 class DatabaseQueue:
@@ -65,6 +61,7 @@ class DatabaseQueue:
         self._rules = LimitRules(**arguments["rules"])
         self._reclaim_pids: bool = arguments["reclaim_pids"]
         self._news: list[dict[str, Any]] = []
+        self._left_alone: set[Any] = set()  # claims of the dead that can't be settled
         self._alias = router.db_for_write(Task)
         self._connection = connections[self._alias]
         _limit_waiting(self._connection, self._lease / 3)
@@ -155,6 +152,7 @@ class DatabaseQueue:
                 self._rows()
                 .filter(place=self._runner.place)
                 .exclude(pk=self._runner.id)
+                .only("pk", "host", "place", "pid", "pid_started")
             )
             lapsed = set(self._leases.lapsed().values_list("pk", flat=True))
         if self._connection.vendor == "sqlite":
@@ -168,13 +166,13 @@ class DatabaseQueue:
     def rescue(self, runner: str | None = None) -> int:
         with self._translated():
             if runner is not None:
-                return self._bury(runner, "its runner died")
+                return self._lose(runner, "its runner died")
             others = self._leases.lapsed().exclude(place=self._runner.place)
-            buried = sum(
-                self._bury(row.id, f"nothing was heard of its runner on {row.host}")
-                for row in others
+            lost = sum(
+                self._lose(pk, f"nothing was heard of its runner on {host}")
+                for pk, host in list(others.values_list("pk", "host"))
             )
-            return buried + self._rescue_from_strangers()
+            return lost + self._rescue_from_strangers()
 
     def news(self) -> list[dict[str, Any]]:
         news, self._news = self._news, []
@@ -277,35 +275,69 @@ class DatabaseQueue:
 
     # The dead
 
-    def _bury(self, runner: str, why: str) -> int:
-        """Record what a dead runner held as lost, and forget it: both or neither."""
+    def _lose(self, owner: str, why: str) -> int:
+        """Record what a dead owner held as lost, and forget it if it is a runner.
+
+        Both or neither; one by one if something is refused, for the others' sake.
+        """
+        try:
+            return self._lose_together(owner, Lost(why))
+        except Exception as error:
+            if is_passing(self._connection, error):
+                raise
+            self._tasks_logger.exception("What %s held is lost one by one", owner)
+        tries = self._lose_each(owner, Lost(why))
+        return tries + self._lose_together(owner, Lost(why))
+
+    def _lose_together(self, owner: str, lost: Lost) -> int:
         with transaction.atomic(using=self._alias):
-            row = self._rows().filter(pk=runner)
-            if row.select_for_update().first() is None:
-                return 0  # another has done it
-            lost = self._lose(runner, why)
+            row = self._rows().filter(pk=owner)
+            row.select_for_update().values_list("pk").first()
+            claims = self._held_by(owner, lock=True)
+            for claim in claims:
+                self._record(claim, lost)
             row.delete()
-            return lost
+        return len(claims)
 
-    def _lose(self, locked_by: str, why: str) -> int:
-        Task, _, _ = self._models
-        tasks = Task.objects.using(self._alias).filter(locked_by=locked_by)
-        count = 0
-        for task in tasks.only("pk", "locked_by", "locked_at"):
-            self._lose_one(self._books.Claim.of(task), Lost(why))
-            count += 1
-        return count
+    def _lose_each(self, owner: str, lost: Lost) -> int:
+        return sum(self._lose_one(claim, lost) for claim in self._held_by(owner))
 
-    def _lose_one(self, claim: Any, lost: Lost) -> None:
-        """Record it as lost; abandon it if that is refused, for the others' sake."""
+    def _lose_one(self, claim: Any, lost: Lost) -> bool:
+        """Record it as lost, else abandon it, else leave it alone from now on."""
         try:
             with transaction.atomic(using=self._alias):
                 self._record(claim, lost)
+            return True
         except Exception as error:
-            if isinstance(error, Error) and is_passing(self._connection, error):
+            if is_passing(self._connection, error):
                 raise
             self._tasks_logger.exception("Task %s could not be lost", claim.pk)
-            self._books.abandon(claim, f"{lost}; that could not be recorded: {error}")
+            text = f"{lost}; that could not be recorded: {error}"
+        try:
+            return bool(self._books.abandon(claim, text))
+        except Exception as error:
+            if is_passing(self._connection, error):
+                raise
+            self._tasks_logger.exception(
+                "Task %s can't even be abandoned: it stays locked by %r, and this "
+                "runner leaves it alone from now on",
+                *claim[:2],
+            )
+            self._left_alone.add(claim)
+            return False
+
+    def _held_by(self, owner: str, *, lock: bool = False) -> list[Any]:
+        """Return what is to be lost; with `lock` no row that another has locked now.
+
+        Such a one is a stranger's afterwards, and found in a later round.
+        """
+        Task, _, _ = self._models
+        rows = Task.objects.using(self._alias).filter(locked_by=owner)
+        if lock and self._connection.features.has_select_for_update_skip_locked:
+            rows = rows.select_for_update(skip_locked=True)
+        tasks = rows.only("pk", "locked_by", "locked_at")
+        claims = [self._books.Claim.of(task) for task in tasks]
+        return [claim for claim in claims if claim not in self._left_alone]
 
     def _rescue_from_strangers(self) -> int:
         """Rows that are locked by what is no number and no runner: nobody has them."""
@@ -320,10 +352,7 @@ class DatabaseQueue:
             .distinct()
         )
         strangers = [owner for owner in owners if owner and not owner.isdecimal()]
-        with transaction.atomic(using=self._alias):
-            return sum(
-                self._lose(owner, "its runner is unknown") for owner in strangers
-            )
+        return sum(self._lose(owner, "its runner is unknown") for owner in strangers)
 
     def _rows(self) -> Any:
         _, _, RunnerRow = self._models
@@ -337,8 +366,9 @@ class DatabaseQueue:
         except Error as error:
             if not is_passing(self._connection, error):
                 raise
+            kind = QueueBusy if is_busy(self._connection, error) else QueueUnavailable
             text = " ".join(str(error).split())
-            raise QueueUnavailable(f"{type(error).__name__}: {text}") from error
+            raise kind(f"{type(error).__name__}: {text}") from error
         finally:
             self._forget_broken_connection()
 
@@ -350,23 +380,6 @@ class DatabaseQueue:
 
 def _claim_text(pk: int, locked_at: datetime) -> str:
     return f"{pk}@{locked_at.isoformat()}"
-
-
-def is_passing(connection: BaseDatabaseWrapper, error: Error) -> bool:
-    """Is this error an outage, which passes, and not a mistake, which stays?"""
-    cause = error.__cause__
-    if connection.vendor == "postgresql":
-        sqlstate = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
-        if sqlstate is not None:
-            return str(sqlstate).startswith(_PASSING)
-    kind = type(error).__name__
-    if kind == "InterfaceError":
-        return True
-    if kind != "OperationalError":
-        return False
-    if connection.vendor == "mysql":
-        return not (error.args and error.args[0] in _MYSQL_MISTAKES)
-    return not str(error).startswith("no such ")
 
 
 def migrate_text(alias: str, error: Error) -> str:
@@ -402,13 +415,14 @@ def _limit_waiting(connection: BaseDatabaseWrapper, seconds: float) -> None:
 
 
 def _session_limits(connection: Any, seconds: float) -> list[str]:
-    milliseconds, whole = int(seconds * 1000), max(1, int(seconds))
+    lock_wait = min(_LOCK_WAIT, seconds / 3)
     if connection.vendor == "postgresql":
         return [
-            f"SET statement_timeout = {milliseconds}",
-            f"SET lock_timeout = {milliseconds}",
+            f"SET statement_timeout = {int(seconds * 1000)}",
+            f"SET lock_timeout = {int(lock_wait * 1000)}",
         ]
     if connection.vendor == "mysql":
+        whole = max(1, int(lock_wait))
         limits = [f"SET SESSION innodb_lock_wait_timeout = {whole}"]
         if connection.mysql_is_mariadb:
             limits.append(f"SET SESSION max_statement_time = {seconds:.3f}")

@@ -1,5 +1,6 @@
 """A try whose end the database refuses to have written."""
 
+import pytest
 from django.db import connection
 from django.utils import timezone
 
@@ -18,17 +19,55 @@ from .tools import (
     wait_until,
 )
 
-TRIGGER = """
-    CREATE TRIGGER refuse BEFORE INSERT ON background_task_completedtask
-    WHEN NEW.task_name LIKE '%unwind' BEGIN SELECT RAISE(ABORT, 'refused'); END
-"""
+# No task of that name can be completed: in every database's own words.
+TRIGGERS = {
+    "sqlite": [
+        """
+        CREATE TRIGGER refuse BEFORE INSERT ON background_task_completedtask
+        WHEN NEW.task_name LIKE '%unwind' BEGIN SELECT RAISE(ABORT, 'refused'); END
+        """
+    ],
+    "postgresql": [
+        """
+        CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN
+            RAISE EXCEPTION 'refused';
+        END $$ LANGUAGE plpgsql
+        """,
+        """
+        CREATE TRIGGER refuse BEFORE INSERT ON background_task_completedtask
+        FOR EACH ROW WHEN (NEW.task_name LIKE '%unwind') EXECUTE FUNCTION refuse()
+        """,
+    ],
+    "mysql": [
+        """
+        CREATE TRIGGER refuse BEFORE INSERT ON background_task_completedtask
+        FOR EACH ROW IF NEW.task_name LIKE '%unwind' THEN
+            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'refused';
+        END IF
+        """
+    ],
+}
+DROP = {
+    "sqlite": "DROP TRIGGER refuse",
+    "postgresql": "DROP FUNCTION refuse() CASCADE",
+    "mysql": "DROP TRIGGER refuse",
+}
+LARGEST = 2**31 - 1  # attempts that the column can hold
 
 
+def hold(*tasks, by="a ghost"):
+    """Have a runner that is gone hold these."""
+    held = Task.objects.filter(pk__in=[task.pk for task in tasks])
+    held.update(locked_by=by, locked_at=timezone.now())
+
+
+@pytest.mark.lifecycle
 class RefusedTests(LifecycleTestCase):
     def setUp(self):
         super().setUp()
-        self.execute(TRIGGER)
-        self.addCleanup(self.execute, "DROP TRIGGER refuse")
+        for statement in TRIGGERS[connection.vendor]:
+            self.execute(statement)
+        self.addCleanup(self.execute, DROP[connection.vendor])
 
     def execute(self, statement):
         with connection.cursor() as cursor:
@@ -70,7 +109,7 @@ class RefusedTests(LifecycleTestCase):
 
     def test_a_dead_runners_row_that_is_refused_stops_no_other(self):
         held = put("unwind", "x", "y", 0, attempts=24)
-        Task.objects.update(locked_by="a ghost", locked_at=timezone.now())
+        hold(held)
         healthy = misbehaving.work(str(self.journal), "another")
 
         output = run_until_empty()
@@ -81,3 +120,78 @@ class RefusedTests(LifecycleTestCase):
         )
         self.assertIsNone(row(held).locked_by)
         self.assertNotIn("it is replaced", output)
+
+
+@pytest.mark.lifecycle
+class CountedToTheEndTests(LifecycleTestCase):
+    """A column that can't hold one more attempt."""
+
+    def test_a_dead_runners_row_is_abandoned_and_stops_no_other(self):
+        held = put("unwind", "x", "y", 0, attempts=LARGEST)
+        hold(held)
+        healthy = misbehaving.work(str(self.journal), "another")
+
+        output = run_until_empty()
+
+        self.assertIsNone(completed(healthy).failed_at)
+        self.assertNotIn("it is replaced", output)
+        if connection.vendor != "sqlite":  # whose numbers are longer
+            self.assertRegex(row(held).last_error, "^Lost: its runner is unknown; ")
+            self.assertEqual((row(held).attempts, row(held).locked_by), (LARGEST, None))
+
+
+REFUSE_ALL = {
+    "sqlite": [
+        """
+        CREATE TRIGGER refuse BEFORE UPDATE ON background_task
+        WHEN OLD.task_name LIKE '%unwind' BEGIN SELECT RAISE(ABORT, 'refused'); END
+        """
+    ],
+    "postgresql": [
+        TRIGGERS["postgresql"][0],
+        """
+        CREATE TRIGGER refuse BEFORE UPDATE ON background_task
+        FOR EACH ROW WHEN (OLD.task_name LIKE '%unwind') EXECUTE FUNCTION refuse()
+        """,
+    ],
+    "mysql": [
+        """
+        CREATE TRIGGER refuse BEFORE UPDATE ON background_task
+        FOR EACH ROW IF OLD.task_name LIKE '%unwind' THEN
+            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'refused';
+        END IF
+        """
+    ],
+}
+
+
+@pytest.mark.lifecycle
+class UntouchableTests(LifecycleTestCase):
+    """A row about which nothing at all can be written."""
+
+    def test_a_dead_runners_row_is_told_of_once_and_stops_no_other(self):
+        held = put("unwind", "x", "y", 0)
+        lost = put("work", str(self.journal), "lost")
+        hold(held, lost)
+        with connection.cursor() as cursor:
+            for statement in REFUSE_ALL[connection.vendor]:
+                cursor.execute(statement)
+        self.addCleanup(self.drop)
+
+        with supervised("--workers", 2) as runner:
+            completed(misbehaving.work(str(self.journal), "another"))
+            wait_until(lambda: row(lost).attempts == 1)
+            # Its rounds go on: what is lost later is found by one of them.
+            later = put("work", str(self.journal), "later")
+            hold(later, by="a later ghost")
+            wait_until(lambda: row(later).attempts == 1)
+            self.assertEqual(stop(runner), 0)
+            output = runner.output
+
+        self.assertEqual(row(held).locked_by, "a ghost")
+        self.assertEqual(output.count(f"Task {held.pk} can't even be abandoned"), 1)
+        self.assertNotIn("it is replaced", output)
+
+    def drop(self):
+        with connection.cursor() as cursor:
+            cursor.execute(DROP[connection.vendor])

@@ -24,6 +24,8 @@ class MemoryQueue:
         self.unsure = self.journal.with_suffix(".unsure")
         self.jobs = dict(enumerate(arguments["jobs"], 1))
         self.unusable = arguments.get("unusable")
+        self.broken = arguments.get("broken")  # whatever comes next, it dies of it
+        self.unrescuable = arguments.get("unrescuable")
         self.poisoned = arguments.get("poisoned", [])  # only Lost can be recorded
         self.cursed = arguments.get("cursed", [])  # only abandoned
         self.doomed = arguments.get("doomed", [])  # not even that
@@ -106,6 +108,8 @@ class MemoryQueue:
 
     def may_be_due(self):
         self._catch_up()
+        if self.broken:
+            raise ValueError(self.broken)
         return bool(self.waiting)
 
     def unknown_names(self):
@@ -117,6 +121,8 @@ class MemoryQueue:
 
     def rescue(self, runner=None):
         self._catch_up()
+        if self.unrescuable:
+            raise ValueError(self.unrescuable)
         return 0
 
     def news(self):

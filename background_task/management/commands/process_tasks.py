@@ -17,6 +17,7 @@ from django.db import Error, OperationalError, connections, router
 
 from background_task import __version__, claims, execution, streams
 from background_task.models import CompletedTask, Task
+from background_task.outages import is_passing
 from background_task.reloader import Reloader, end_with_parent
 from background_task.settings import app_settings, setting_name
 from background_task.tasks import autodiscover, tasks
@@ -28,7 +29,7 @@ os.environ.setdefault("SPT_NOENV", "1")
 
 from background_task.supervisor import clock, processes
 from background_task.supervisor.bookkeeper import Bookkeeper, Books
-from background_task.supervisor.database import is_passing, migrate_text
+from background_task.supervisor.database import migrate_text
 from background_task.supervisor.job import Project
 from background_task.supervisor.launcher import Launcher
 from background_task.supervisor.options import (
