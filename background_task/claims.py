@@ -30,12 +30,12 @@ def choose(names: Collection[str], queues: Collection[str]) -> TaskQuerySet:
     Of these queues only, or of every queue and of none if none is named. Names that
     are unknown here are left alone: another runner may know them.
     """
-    return _due(queues).filter(task_name__in=names).in_order()
+    return _due(queues).exactly("task_name", names).in_order()
 
 
 def unknown_names(names: Collection[str], queues: Collection[str]) -> set[str]:
     """Return at most twenty other names of tasks that are due in these queues."""
-    others = _due(queues).exclude(task_name__in=names).order_by()
+    others = _due(queues).with_other("task_name", names).order_by()
     return set(others.values_list("task_name", flat=True).distinct()[:_SHOWN])
 
 
@@ -43,7 +43,7 @@ def _due(queues: Collection[str]) -> TaskQuerySet:
     now = timezone.now()
     tasks: TaskQuerySet = Task.objects.using(router.db_for_write(Task)).all()
     tasks = tasks.unlocked(now).due(now)
-    return tasks.filter(queue__in=queues) if queues else tasks
+    return tasks.exactly("queue", queues) if queues else tasks
 
 
 def claim(
