@@ -44,6 +44,7 @@ _NAMES_EVERY = 60.0  # seconds between two looks for tasks that nobody here know
 _PAUSE = 0.5, 1.5  # seconds between two claims, when a person has asked for it
 _ROUNDS_EVERY = 1.0  # seconds between two looks at the other runners
 _ROUNDS_AT_LEAST_EVERY = 60.0  # however often they fail
+_BUSY_FOR = 5.0  # seconds until a row that another had locked is tried again
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0  # seconds between tries in an outage
 
 
@@ -102,6 +103,11 @@ def _plain(outcome: Outcome) -> Outcome:
     return replace(outcome, error="".join(c for c in text if c >= " " or c in "\n\t"))
 
 
+def _is_away(error: Exception) -> bool:
+    """Is the whole queue unavailable, and not just one row in use?"""
+    return isinstance(error, QueueUnavailable) and not isinstance(error, QueueBusy)
+
+
 class _Fenced(Exception):
     """The runner's row is gone: others have taken over what it held."""
 
@@ -126,6 +132,7 @@ class _Desk:
         self._credits = 0
         self._held: set[str] = set()
         self._ended: dict[str, Outcome] = {}
+        self._busy: dict[str, float] = {}  # of these: until when it is left alone
         self._let_go: set[str] = set()
         self._refused: dict[str, tuple[Outcome, str]] = {}  # what end, and why
         self._swept: list[str] = []
@@ -168,8 +175,10 @@ class _Desk:
             self._renew()
         if self._rounds_at <= clock.now() or self._swept:
             self._look_after_others()
-        if self._ended or self._wants_to_claim():
-            self._write_and_claim()
+        ended = [pair for pair in self._ended.items() if pair[0] not in self._busy]
+        if ended or self._wants_to_claim():
+            self._write_and_claim(ended)
+        self._try_the_busy()
         self._in_touch()
 
     def _renew(self) -> None:
@@ -190,13 +199,16 @@ class _Desk:
         it is released. One whose end was refused is settled in another way. What can't
         be settled now is left to the next renewal.
         """
-        for claim in self._queue.held() - self._held:
-            self._record_alone(claim, Released("claimed, and never started"))
-        settled = [claim for claim in sorted(self._let_go) if self._settled(claim)]
-        if settled:
-            self._let_go.difference_update(settled)
-            self._held.difference_update(settled)
-            self._tell(recorded=settled)
+        try:
+            for claim in self._queue.held() - self._held:
+                self._record_alone(claim, Released("claimed, and never started"))
+            for claim in sorted(self._let_go):
+                if self._settled(claim):
+                    self._let_go.remove(claim)
+                    self._held.discard(claim)
+                    self._tell(recorded=[claim])
+        except QueueBusy as error:
+            logger.warning("A row that is to be settled is in use: %s", error)
 
     def _settled(self, claim: str) -> bool:
         """Have done with a try whose end was refused, so that nobody holds it for ever.
@@ -249,7 +261,7 @@ class _Desk:
         try:
             self._go_round()
         except Exception as error:
-            if isinstance(error, QueueUnavailable) and not isinstance(error, QueueBusy):
+            if _is_away(error):
                 raise
             logger.exception("What dead runners held could not be rescued")
             self._swept.clear()  # they are found dead again
@@ -289,15 +301,16 @@ class _Desk:
         allowed = self._briefed and not self._draining and self._credits > 0
         return allowed and clock.now() >= self._rests_until
 
-    def _write_and_claim(self) -> None:
-        ended = list(self._ended.items())
+    def _write_and_claim(self, ended: list[tuple[str, Outcome]]) -> None:
         wanted = self._credits if self._may_claim() else 0
         try:
             jobs = self._transaction(ended, wanted)
-        except QueueUnavailable:
-            raise
-        except Exception:
-            logger.exception("A turn with %s outcomes failed; trying each", len(ended))
+        except Exception as error:
+            if _is_away(error):
+                raise
+            if not isinstance(error, QueueBusy):
+                text = "A turn with %s outcomes failed; trying each"
+                logger.exception(text, len(ended))
             self._found_too_few(dry=False)
             self._record_one_by_one(ended)
             return
@@ -321,6 +334,7 @@ class _Desk:
     def _committed(self, recorded: list[str], jobs: list[dict[str, Any]]) -> None:
         for claim in recorded:
             del self._ended[claim]
+            self._busy.pop(claim, None)
             self._held.discard(claim)
         if recorded or jobs:
             self._soon()
@@ -340,15 +354,35 @@ class _Desk:
         )
 
     def _record_one_by_one(self, ended: list[tuple[str, Outcome]]) -> None:
-        """One poisoned outcome must not stop the rest."""
+        """One poisoned outcome, or one row that is in use, must not stop the rest.
+
+        Waiting for rows must not keep the lease from being renewed.
+        """
         for claim, outcome in ended:
-            why = self._record_alone(claim, outcome)
+            if self._renew_at <= clock.now():
+                return
+            try:
+                why = self._record_alone(claim, outcome)
+            except QueueBusy as error:
+                self._is_busy(claim, error)
+                continue
             if why:
                 del self._ended[claim]
+                self._busy.pop(claim, None)
                 self._refused[claim] = outcome, why
                 self._channel.send("refused", claim=claim)
             else:
                 self._committed([claim], [])
+
+    def _try_the_busy(self) -> None:
+        due = [claim for claim, until in self._busy.items() if until <= clock.now()]
+        self._record_one_by_one([(claim, self._ended[claim]) for claim in due])
+
+    def _is_busy(self, claim: str, error: QueueBusy) -> None:
+        if claim not in self._busy:
+            text = "The end of %s waits, since another has locked its row: %s"
+            logger.warning(text, claim, error)
+        self._busy[claim] = clock.now() + _BUSY_FOR
 
     def _found_too_few(self, *, dry: bool = True) -> None:
         """Nothing more is due: say so, and look less and less often.
@@ -405,11 +439,11 @@ class _Desk:
     def _next_turn(self) -> float:
         if self._available is False:
             return self._retry_at
-        if self._ended or self._swept:
+        if self._swept or self._ended.keys() - self._busy.keys():
             return 0.0
         may_claim = self._briefed and self._credits and not self._draining
         poll_at = max(self._poll_at, self._rests_until) if may_claim else self._renew_at
-        return min(self._renew_at, self._rounds_at, poll_at)
+        return min(self._renew_at, self._rounds_at, poll_at, *self._busy.values())
 
     def _heed(self, message: Message) -> None:
         match message:
