@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from django.db import connections, router
 from django.utils import timezone
 
-from . import leases
+from . import books, leases
 from .managers import TaskQuerySet
 from .models import Task
+from .outages import UNREADABLE
 
 logger = logging.getLogger("background_task.tasks")
 
@@ -62,7 +63,7 @@ def claim(
         of = ("self",) if features.has_select_for_update_of else ()
         skip = features.has_select_for_update_skip_locked
         chosen = chosen.select_for_update(skip_locked=skip, of=of)
-    tasks = list(chosen[:n])
+    tasks = _read(chosen[:n])
     if not tasks:
         return []
     locked_at = _moment_of_claim()
@@ -82,6 +83,16 @@ def claim(
     for task in tasks:
         task.locked_by, task.locked_at = runner_id, locked_at
     return tasks
+
+
+def _read(chosen: TaskQuerySet) -> list[Task]:
+    """Return these tasks; what Python can't read is abandoned first."""
+    while True:
+        try:
+            return list(chosen.all())
+        except UNREADABLE:
+            if not books.set_aside_unreadable(chosen):
+                raise
 
 
 def reclaim_pids() -> int:

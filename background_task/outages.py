@@ -1,6 +1,6 @@
 """Which errors of a database pass, and which stay until somebody mends something?"""
 
-from django.db import Error
+from django.db import DataError, Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 # PostgreSQL's sqlstates, their first two or all five characters. What passes:
@@ -25,6 +25,10 @@ _BUSY_ERRNOS = {1205, 1213, 1969, 3024, 3572}
 # but for a packet that is larger than the client may send.
 _CLIENT_ERRNOS = range(2000, 3000)
 _CLIENT_PACKET_TOO_LARGE = 2020
+
+# What reading a row raises, in Django or in its driver, when it holds what Python has
+# not: a moment before year 1 or after 9999, PostgreSQL's infinity, MySQL's 0000-00-00.
+UNREADABLE = (DataError, ValueError, OverflowError, TypeError, AttributeError)
 
 
 def is_passing(connection: BaseDatabaseWrapper, error: BaseException) -> bool:

@@ -70,7 +70,7 @@ class DatabaseQueue:
         with self._translated():
             try:
                 for model in self._models:
-                    model._base_manager.using(self._alias).first()
+                    look_for_columns(model, self._alias)
             except Error as error:
                 if is_passing(self._connection, error):
                     raise
@@ -129,13 +129,11 @@ class DatabaseQueue:
             self._books.abandon(self._parse(claim), text)
 
     def held(self) -> set[str]:
-        Task, _, _ = self._models
-        rows = Task.objects.using(self._alias).filter(locked_by=self._runner.id)
         with self._translated():
             return {
                 _claim_text(pk, locked_at)
-                for pk, locked_at in rows.values_list("pk", "locked_at")
-                if locked_at is not None
+                for pk, _, locked_at in self._books.held_by(self._runner.id)
+                if locked_at is not None  # type: ignore[redundant-expr]
             }
 
     def may_be_due(self) -> bool:
@@ -293,14 +291,21 @@ class DatabaseQueue:
         with transaction.atomic(using=self._alias):
             row = self._rows().filter(pk=owner)
             row.select_for_update().values_list("pk").first()
-            claims = self._held_by(owner, lock=True)
+            # What another has locked is a stranger's from now on, for a later round.
+            held = self._books.held_by(owner, skip_locked=True)
+            claims = [claim for claim in held if claim not in self._left_alone]
             for claim in claims:
                 self._record(claim, lost)
             row.delete()
         return len(claims)
 
     def _lose_each(self, owner: str, lost: Lost) -> int:
-        return sum(self._lose_one(claim, lost) for claim in self._held_by(owner))
+        held = self._books.held_by(owner)
+        return sum(
+            self._lose_one(claim, lost)
+            for claim in held
+            if claim not in self._left_alone
+        )
 
     def _lose_one(self, claim: Any, lost: Lost) -> bool:
         """Record it as lost, else abandon it, else leave it alone from now on."""
@@ -325,19 +330,6 @@ class DatabaseQueue:
             )
             self._left_alone.add(claim)
             return False
-
-    def _held_by(self, owner: str, *, lock: bool = False) -> list[Any]:
-        """Return what is to be lost; with `lock` no row that another has locked now.
-
-        Such a one is a stranger's afterwards, and found in a later round.
-        """
-        Task, _, _ = self._models
-        rows = Task.objects.using(self._alias).filter(locked_by=owner)
-        if lock and self._connection.features.has_select_for_update_skip_locked:
-            rows = rows.select_for_update(skip_locked=True)
-        tasks = rows.only("pk", "locked_by", "locked_at")
-        claims = [self._books.Claim.of(task) for task in tasks]
-        return [claim for claim in claims if claim not in self._left_alone]
 
     def _rescue_from_strangers(self) -> int:
         """Rows that are locked by what is no number and no runner: nobody has them."""
@@ -380,6 +372,14 @@ class DatabaseQueue:
 
 def _claim_text(pk: int, locked_at: datetime) -> str:
     return f"{pk}@{locked_at.isoformat()}"
+
+
+def look_for_columns(model: type[models.Model], alias: str) -> None:
+    """Raise what the database says if it has not got all columns of a model.
+
+    Reads no row: one that can't be read is no reason not to start.
+    """
+    list(model._base_manager.using(alias).filter(pk__isnull=True))
 
 
 def migrate_text(alias: str, error: Error) -> str:

@@ -29,7 +29,7 @@ os.environ.setdefault("SPT_NOENV", "1")
 
 from background_task.supervisor import clock, processes
 from background_task.supervisor.bookkeeper import Bookkeeper, Books
-from background_task.supervisor.database import migrate_text
+from background_task.supervisor.database import look_for_columns, migrate_text
 from background_task.supervisor.job import Project
 from background_task.supervisor.launcher import Launcher
 from background_task.supervisor.options import (
@@ -274,7 +274,7 @@ def _check_tables() -> None:
     alias = router.db_for_write(Task)
     try:
         for model in (Task, CompletedTask):
-            model._base_manager.using(alias).first()
+            look_for_columns(model, alias)
     except Error as error:
         if not is_passing(connections[alias], error):
             raise CommandError(migrate_text(alias, error)) from error
