@@ -217,9 +217,15 @@ def _params(text: str) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _tell_error(pk: int, error: BaseException) -> None:
-    if signals.task_error.receivers:
+    """Send `task_error`; its `task` is None if the row is gone or can't be read."""
+    if not signals.task_error.receivers:
+        return
+    task = None
+    try:
         task = _task_model().objects.filter(pk=pk).first()
-        signals.broadcast(signals.task_error, type(error), task=task)
+    except Exception:  # what the task raised is to be told, not this
+        logger.exception("Task %s could not be read for task_error", pk)
+    signals.broadcast(signals.task_error, type(error), task=task)
 
 
 def _task_model() -> Any:

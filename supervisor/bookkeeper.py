@@ -200,7 +200,7 @@ class _Desk:
         be settled now is left to the next renewal.
         """
         try:
-            for claim in self._queue.held() - self._held:
+            for claim in self._queue.held(self._held):
                 self._record_alone(claim, Released("claimed, and never started"))
             for claim in sorted(self._let_go):
                 if self._settled(claim):

@@ -6,7 +6,7 @@ and `AppConfig.ready`: no task and no receiver of a model's signals.
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -128,12 +128,13 @@ class DatabaseQueue:
         with self._translated():
             self._books.abandon(self._parse(claim), text)
 
-    def held(self) -> set[str]:
+    def held(self, known: Set[str] = frozenset()) -> set[str]:
+        tasks = {self._parse(claim).pk for claim in known}
         with self._translated():
             return {
                 _claim_text(pk, locked_at)
                 for pk, _, locked_at in self._books.held_by(self._runner.id)
-                if locked_at is not None  # type: ignore[redundant-expr]
+                if pk not in tasks
             }
 
     def may_be_due(self) -> bool:
@@ -200,8 +201,8 @@ class DatabaseQueue:
 
     def _parse(self, claim: str) -> Any:
         pk, _, locked_at = claim.partition("@")
-        moment = datetime.fromisoformat(locked_at)
-        return self._books.Claim(int(pk), self._runner.id, moment)
+        moment = datetime.fromisoformat(locked_at) if locked_at else None
+        return self._books.Claim(int(pk), self._runner.id, moment)  # type: ignore[arg-type]
 
     # Outcomes
 
@@ -370,8 +371,9 @@ class DatabaseQueue:
             connection.close_if_unusable_or_obsolete()
 
 
-def _claim_text(pk: int, locked_at: datetime) -> str:
-    return f"{pk}@{locked_at.isoformat()}"
+def _claim_text(pk: int, locked_at: datetime | None) -> str:
+    """Return a claim as text; NULL, which we never write, stands for no moment."""
+    return f"{pk}@{'' if locked_at is None else locked_at.isoformat()}"
 
 
 def look_for_columns(model: type[models.Model], alias: str) -> None:

@@ -1,6 +1,6 @@
 """What must a queue be able to do, so that the bookkeeper can keep its books?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -59,8 +59,12 @@ class Queue(Protocol):
     def abandon(self, claim: str, text: str) -> None:
         """Have a task never run again: its try's end can't be recorded otherwise."""
 
-    def held(self) -> set[str]:
-        """Return the claims that the queue thinks this runner holds."""
+    def held(self, known: Set[str] = frozenset()) -> set[str]:
+        """Return the claims that the queue thinks this runner holds.
+
+        But for those on tasks of which the runner knows that it holds them: their rows
+        may have been changed meanwhile, and must wait until the try has ended.
+        """
 
     def may_be_due(self) -> bool:
         """Look, without locking anything, whether some task is due that can be run."""

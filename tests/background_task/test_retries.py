@@ -24,9 +24,18 @@ class BackoffTests(SimpleTestCase):
     def test_the_exponent_can_be_set(self):
         self.assertEqual(backoff(3), timedelta(seconds=14))
 
-    @override_settings(BACKOFF_MULTIPLIER=40)
     def test_the_wait_never_leaves_the_calendar(self):
-        self.assertGreater(NOON + backoff(25), NOON)
+        for exponent in (40, 1e6, 10**400, float("inf")):
+            for attempts in (2, 25, 2**31):
+                with (
+                    self.subTest(exponent, attempts=attempts),
+                    override_settings(BACKOFF_MULTIPLIER=exponent),
+                ):
+                    self.assertGreater(NOON + backoff(attempts), NOON)
+
+    @override_settings(BACKOFF_MULTIPLIER=-1)
+    def test_attempts_that_nobody_can_have_made_are_none(self):
+        self.assertEqual(backoff(0), backoff(-3))
 
 
 class ExhaustedTests(SimpleTestCase):

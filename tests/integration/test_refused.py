@@ -4,7 +4,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from background_task.models import CompletedTask, Task
+from background_task.models import CompletedTask, Runner, Task
 from tests.app import misbehaving
 
 from .tools import (
@@ -120,6 +120,32 @@ class RefusedTests(LifecycleTestCase):
         )
         self.assertIsNone(row(held).locked_by)
         self.assertNotIn("it is replaced", output)
+
+
+@pytest.mark.lifecycle
+class MomentForgottenTests(LifecycleTestCase):
+    """A row whose locked_at somebody has emptied: its try has no name any more."""
+
+    def test_it_is_not_run_twice_at_once_and_not_held_for_ever(self):
+        go_on = self.folder / "go on"
+        task = misbehaving.wait_for(str(self.journal), "it", str(go_on))
+
+        with supervised("--workers", 2, settings={"BACKGROUND_TASK_LEASE": 3}) as one:
+            self.journal.pid_of("it")
+            Task.objects.update(locked_at=None)
+            before = Runner.objects.get().trusted_until
+            wait_until(lambda: Runner.objects.get().trusted_until > before)
+            again = Runner.objects.get().trusted_until
+            wait_until(lambda: Runner.objects.get().trusted_until > again)
+            begun = self.journal.begun()
+            go_on.touch()
+            completed(task)
+            status = stop(one)
+
+        self.assertEqual(begun, ["it"])
+        self.assertEqual(self.journal.overlaps(), [])
+        self.assertEqual(status, 0)
+        self.assertEqual(Runner.objects.count(), 0)
 
 
 @pytest.mark.lifecycle

@@ -104,10 +104,11 @@ class MemoryQueue:
             raise ValueError(f"Task {number} is doomed")
         self._write(event="abandoned", id=number, claim=claim, says=text)
 
-    def held(self):
+    def held(self, known=frozenset()):
         self._catch_up()
         own = self.runner.id
-        return {claim for claim, (_, runner) in self.claims.items() if runner == own}
+        held = {claim for claim, (_, runner) in self.claims.items() if runner == own}
+        return held - known
 
     def may_be_due(self):
         self._catch_up()
