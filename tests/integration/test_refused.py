@@ -1,11 +1,12 @@
 """A try whose end the database refuses to have written."""
 
 import pytest
-from django.db import connection
+from django.db import connection, models
 from django.utils import timezone
 
 from background_task.models import CompletedTask, Runner, Task
 from tests.app import misbehaving
+from tests.background_task.tools import model_pointing_at_tasks
 
 from .tools import (
     LifecycleTestCase,
@@ -119,6 +120,54 @@ class RefusedTests(LifecycleTestCase):
             row(held).last_error, "^Lost: its runner is unknown; .*refused"
         )
         self.assertIsNone(row(held).locked_by)
+        self.assertNotIn("it is replaced", output)
+
+
+@pytest.mark.lifecycle
+class PointedAtTests(LifecycleTestCase):
+    """A foreign key that only the commit finds broken, but on MySQL."""
+
+    def test_its_row_is_abandoned_once_and_the_others_are_recorded(self):
+        with model_pointing_at_tasks(models.DO_NOTHING) as Loan:
+            go_on = self.folder / "go on"
+            kept, *others = (
+                misbehaving.wait_for(str(self.journal), label, str(go_on))
+                for label in ("kept", "one", "two")
+            )
+            Loan.objects.create(task=kept)
+
+            with supervised("--workers", 3) as runner:
+                wait_until(lambda: len(self.journal.begun()) == 3)
+                go_on.touch()
+                wait_until(lambda: row(kept).failed_at)
+                for task in others:
+                    self.assertEqual(completed(task).attempts, 1)
+                status = stop(runner)
+                output = runner.output
+            abandoned = row(kept)
+            Loan.objects.all().delete()
+
+        self.assertRegex(abandoned.last_error, "^It succeeded, but that could not")
+        self.assertEqual((abandoned.attempts, abandoned.locked_by), (1, None))
+        self.assertEqual(sorted(self.journal.begun()), ["kept", "one", "two"])
+        self.assertEqual(CompletedTask.objects.count(), 2)
+        self.assertNotIn("it is replaced", output)
+        self.assertEqual(status, 0)
+
+    def test_a_dead_runners_row_is_abandoned_and_the_others_are_lost(self):
+        with model_pointing_at_tasks(models.DO_NOTHING) as Loan:
+            kept = put("work", str(self.journal), "kept", attempts=24)
+            other = put("work", str(self.journal), "other")
+            hold(kept, other)
+            Loan.objects.create(task=kept)
+
+            output = run_until_empty()
+            abandoned = row(kept)
+            Loan.objects.all().delete()
+
+        self.assertRegex(abandoned.last_error, "^Lost: its runner is unknown; that")
+        self.assertEqual((abandoned.attempts, abandoned.locked_by), (25, None))
+        self.assertEqual((row(other).attempts, row(other).locked_by), (1, None))
         self.assertNotIn("it is replaced", output)
 
 
