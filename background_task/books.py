@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Self, cast
 
-from django.db import connections, router, transaction
+from django.db import Error, connections, router, transaction
 from django.db.models import F
 from django.utils import timezone
 
 from . import retries, wakeups
 from .managers import TaskQuerySet
 from .models import CompletedTask, Task, logger
+from .outages import UNREADABLE, is_passing
 from .signals import broadcast, task_failed, task_rescheduled, task_successful
 
 
@@ -117,22 +118,84 @@ def release_all(claims: Collection[Claim]) -> dict[Claim, Task]:
     return tasks
 
 
+def held_by(owner: str, *, skip_locked: bool = False) -> list[Claim]:
+    """Return the claims that `owner` holds, by what their rows say.
+
+    With `skip_locked`, in a transaction, they are locked, but for what another has
+    locked. A `locked_at` that Python can't read is made NULL: it names no try.
+    """
+    rows: TaskQuerySet = Task.objects.using(_database()).filter(locked_by=owner)
+    if skip_locked and connections[_database()].features.has_select_for_update:
+        rows = rows.select_for_update(
+            skip_locked=connections[
+                _database()
+            ].features.has_select_for_update_skip_locked
+        )
+    try:
+        return _claims(rows)
+    except UNREADABLE:
+        for pk in list(rows.values_list("pk", flat=True)):
+            _forget_unreadable_moment(rows.filter(pk=pk))
+        return _claims(rows)
+
+
+def _claims(rows: TaskQuerySet) -> list[Claim]:
+    held = rows.only("pk", "locked_by", "locked_at")
+    return [Claim.of(task) for task in held]
+
+
+def _forget_unreadable_moment(row: TaskQuerySet) -> None:
+    try:
+        row.values_list("locked_at").first()
+    except UNREADABLE as error:
+        row.update(locked_at=None)
+        logger.error("A task's locked_at was unreadable, now NULL: %s", error)
+
+
+def set_aside_unreadable(rows: TaskQuerySet) -> list[int]:
+    """Mark those of these tasks as failed that Python can't read; return their keys.
+
+    They could be run by nobody, and would stop whoever reads them with others.
+    """
+    unreadable = []
+    for pk in list(rows.values_list("pk", flat=True)):
+        row: TaskQuerySet = Task.objects.using(_database()).filter(pk=pk)
+        try:
+            row.first()
+        except UNREADABLE as error:
+            text = f"Its row can't be read: {type(error).__name__}: {error}"
+            logger.error("Task %s is abandoned. %s", pk, text)
+            row.update(**_abandoned(text))
+            unreadable.append(pk)
+    return unreadable
+
+
 def abandon(claim: Claim, error: str) -> bool:
     """Mark a task as failed where it is, never to be run; return whether it was.
 
     For a try whose end can be written in no other way, such as one whose row may not
     be deleted or whose error the database refuses: one UPDATE, of plain ASCII.
     """
+    values = _abandoned(error)
+    try:
+        with transaction.atomic(using=_database()):
+            return bool(_claimed(claim).update(attempts=F("attempts") + 1, **values))
+    except Error as error_of_database:
+        if is_passing(connections[_database()], error_of_database):
+            raise
+        # Its attempts may be as many as the column can hold: count no more.
+        with transaction.atomic(using=_database()):
+            return bool(_claimed(claim).update(**values))
+
+
+def _abandoned(error: str) -> dict[str, Any]:
     text = error.replace("\x00", "\\x00").encode("ascii", "backslashreplace").decode()
-    with transaction.atomic(using=_database()):
-        marked = _claimed(claim).update(
-            failed_at=timezone.now(),
-            last_error=text,
-            attempts=F("attempts") + 1,
-            locked_by=None,
-            locked_at=None,
-        )
-    return bool(marked)
+    return {
+        "failed_at": timezone.now(),
+        "last_error": text,
+        "locked_by": None,
+        "locked_at": None,
+    }
 
 
 def announce(entry: Entry) -> None:

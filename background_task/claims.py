@@ -11,7 +11,7 @@ those of unknown names are passed by in Python up to a limit, by name beyond it.
 """
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,10 +20,11 @@ from django.db.models import Exists, OuterRef, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from . import leases
+from . import books, leases
 from .indexes import WAITING
 from .managers import TaskQuerySet
 from .models import Runner, Task
+from .outages import UNREADABLE
 from .settings import app_settings
 
 logger = logging.getLogger("background_task.tasks")
@@ -149,18 +150,28 @@ def _distinct(
 
 
 def _read(rows: TaskQuerySet, index: str) -> list[Task]:
-    """Return the rows, read in the order of this index.
+    """Return the rows, by this index; what Python can't read is abandoned first."""
+    while True:
+        try:
+            return list(_by_index(rows, index))
+        except UNREADABLE:
+            if not books.set_aside_unreadable(rows):
+                raise
+
+
+def _by_index(rows: TaskQuerySet, index: str) -> Iterable[Task]:
+    """Have the rows read in the order of this index.
 
     MySQL and MariaDB have to be told: with a small LIMIT they take the index of
     `run_at` and read every task that has been due for longer.
     """
     connection = connections[rows.db]
     if connection.vendor != "mysql":
-        return list(rows)
+        return rows.all()
     sql, params = rows.query.get_compiler(connection=connection).as_sql()
     table = f"FROM {connection.ops.quote_name(Task._meta.db_table)}"
     sql = sql.replace(table, f"{table} FORCE INDEX ({index})", 1)
-    return list(Task.objects.using(rows.db).raw(sql, params))
+    return Task.objects.using(rows.db).raw(sql, params)
 
 
 class _Look:

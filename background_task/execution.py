@@ -131,7 +131,8 @@ def warm() -> None:
     Called in a template, which keeps no connection open.
     """
     try:
-        _task_model().objects.using(router.db_for_write(_task_model())).first()
+        tasks = _task_model().objects.using(router.db_for_write(_task_model()))
+        tasks.filter(pk=0).first()  # some real row might not be readable
     except Error:
         logger.debug("The template starts without a database", exc_info=True)
     finally:
@@ -231,9 +232,15 @@ def _params(text: str) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _tell_error(pk: int, error: BaseException) -> None:
-    if signals.task_error.receivers:
+    """Send `task_error`; its `task` is None if the row is gone or can't be read."""
+    if not signals.task_error.receivers:
+        return
+    task = None
+    try:
         task = _task_model().objects.filter(pk=pk).first()
-        signals.broadcast(signals.task_error, type(error), task=task)
+    except Exception:  # what the task raised is to be told, not this
+        logger.exception("Task %s could not be read for task_error", pk)
+    signals.broadcast(signals.task_error, type(error), task=task)
 
 
 def _task_model() -> Any:

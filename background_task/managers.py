@@ -1,7 +1,7 @@
 """The questions one may ask about tasks."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Self
@@ -10,7 +10,8 @@ from django.apps import apps
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import ValidationError
 from django.db import connections, models, router
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, Func, OuterRef, Q
+from django.db.models.lookups import In
 from django.utils import timezone
 
 from . import wakeups
@@ -42,6 +43,13 @@ def hash_text(task_name: str, task_params: str) -> str:
 def _creator_filter(creator: models.Model) -> Q:
     content_type = ContentType.objects.get_for_model(creator)
     return Q(creator_content_type=content_type, creator_object_id=creator.pk)
+
+
+class _Letters(Func):
+    """A column's text as MySQL compares it when no collation has a say."""
+
+    template = "CAST(CONVERT(%(expressions)s USING utf8mb4) AS BINARY)"
+    output_field = models.TextField()
 
 
 class TaskQuerySet(models.QuerySet["Task"]):
@@ -78,6 +86,24 @@ class TaskQuerySet(models.QuerySet["Task"]):
         """Keep the tasks whose time has come at the moment `now`, held or not."""
         return self.filter(run_at__lte=now, failed_at=None)
 
+    def exactly(self, column: str, values: Collection[str]) -> Self:
+        """Keep the tasks that have one of these values in a column, to the letter.
+
+        MySQL's collations take `mail`, `Mail` and `mail ` for one. They are asked too,
+        for the sake of their indexes.
+        """
+        return self.filter(self._has(column, values))
+
+    def with_other(self, column: str, values: Collection[str]) -> Self:
+        """Keep the tasks that have none of these values in a column, to the letter."""
+        return self.exclude(self._has(column, values))
+
+    def _has(self, column: str, values: Collection[str]) -> Q:
+        has = Q(**{f"{column}__in": values})
+        if connections[self.db].vendor == "mysql":
+            has &= Q(In(_Letters(column), values))
+        return has
+
     def in_order(self) -> Self:
         """Sort by priority, as the setting says, then the earliest first."""
         priority = f"{app_settings.BACKGROUND_TASK_PRIORITY_ORDERING}priority"
@@ -91,7 +117,7 @@ class TaskQuerySet(models.QuerySet["Task"]):
         now = timezone.now()
         available = self.unlocked(now).due(now)
         if queue:
-            available = available.filter(queue=queue)
+            available = available.exactly("queue", [queue])
         return available.in_order()
 
     def _expired(self, now: datetime) -> Q:

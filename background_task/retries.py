@@ -3,6 +3,7 @@
 Functions of their arguments and of the settings alone: no rows, no clock.
 """
 
+import math
 from datetime import datetime, timedelta
 
 from .settings import app_settings
@@ -17,12 +18,12 @@ def backoff(attempts: int) -> timedelta:
     Upstream's rule, `attempts ** 4 + 5` seconds: 6, 21, 86, 261 s ... The exponent is
     the setting `BACKOFF_MULTIPLIER`.
     """
-    longest = int(LONGEST_BACKOFF.total_seconds())
-    try:
-        seconds = int(attempts**app_settings.BACKOFF_MULTIPLIER) + 5
-    except OverflowError:  # of a float
-        seconds = longest
-    return timedelta(seconds=min(seconds, longest))
+    exponent, longest = app_settings.BACKOFF_MULTIPLIER, LONGEST_BACKOFF.total_seconds()
+    # By its logarithm first: the power itself may be too large for any number.
+    if attempts > 1 and exponent >= math.log(longest, attempts):
+        return LONGEST_BACKOFF
+    seconds = int(attempts**exponent) if attempts > 0 else 0
+    return timedelta(seconds=min(seconds + 5, longest))
 
 
 def exhausted(attempts: int, max_attempts: int) -> bool:

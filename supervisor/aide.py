@@ -21,9 +21,12 @@ class Backoff:
         self.until = 0.0
         self._next = 1.0
 
-    def failed(self) -> None:
-        self.until = clock.now() + self._next
-        self._next = min(self._next * 2, _LONGEST_BACKOFF)
+    def failed(self) -> float:
+        """Note it; return how many seconds are to be waited."""
+        wait = self._next
+        self.until = clock.now() + wait
+        self._next = min(wait * 2, _LONGEST_BACKOFF)
+        return wait
 
 
 class Aide:

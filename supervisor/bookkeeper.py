@@ -35,7 +35,7 @@ from .outcome import (
     to_message,
 )
 from .processes import TITLE
-from .queue import Queue, QueueUnavailable, QueueUnusable, Runner
+from .queue import Queue, QueueBusy, QueueUnavailable, QueueUnusable, Runner
 
 logger = logging.getLogger("background_task.supervisor")
 
@@ -52,6 +52,8 @@ _REST = 0.02  # seconds between two looks that a wake-up asked for, and found no
 _NAMES_EVERY = 60.0  # seconds between two looks for tasks that nobody here knows
 _PAUSE = 0.5, 1.5  # seconds between two claims, when a person has asked for it
 _ROUNDS_EVERY = 1.0  # seconds between two looks at the other runners
+_ROUNDS_AT_LEAST_EVERY = 60.0  # however often they fail
+_BUSY_FOR = 5.0  # seconds until a row that another had locked is tried again
 _NEVER = math.inf
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0  # seconds between tries in an outage
 
@@ -119,6 +121,11 @@ def _plain(outcome: Outcome) -> Outcome:
     return replace(outcome, error="".join(c for c in text if c >= " " or c in "\n\t"))
 
 
+def _is_away(error: Exception) -> bool:
+    """Is the whole queue unavailable, and not just one row in use?"""
+    return isinstance(error, QueueUnavailable) and not isinstance(error, QueueBusy)
+
+
 class _Fenced(Exception):
     """The runner's row is gone: others have taken over what it held."""
 
@@ -143,9 +150,13 @@ class _Desk:
         self._credits = 0
         self._held: set[str] = set()
         self._ended: dict[str, Outcome] = {}
+        self._busy: dict[str, float] = {}  # of these: until when it is left alone
         self._let_go: set[str] = set()
         self._refused: dict[str, tuple[Outcome, str]] = {}  # what end, and why
         self._swept: list[str] = []
+        self._dry = False  # has nothing come up since that was said?
+        self._any_dead = True  # in this place, and not yet rescued
+        self._rounds_after = _ROUNDS_EVERY
         self._told_of: set[str] = set()
         self._names_at = 0.0
         self._available: bool | None = None
@@ -188,6 +199,7 @@ class _Desk:
             self._look_after_others()
         if self._write_at <= clock.now() or self._wants_to_claim():
             self._write_and_claim()
+        self._try_the_busy()
         self._in_touch()
 
     def _renew(self) -> None:
@@ -208,13 +220,16 @@ class _Desk:
         it is released. One whose end was refused is settled in another way. What can't
         be settled now is left to the next renewal.
         """
-        for claim in self._queue.strays(self._held):
-            self._record_alone(claim, Released("claimed, and never started"))
-        settled = [claim for claim in sorted(self._let_go) if self._settled(claim)]
-        if settled:
-            self._let_go.difference_update(settled)
-            self._held.difference_update(settled)
-            self._tell(recorded=settled)
+        try:
+            for claim in self._queue.strays(self._held):
+                self._record_alone(claim, Released("claimed, and never started"))
+            for claim in sorted(self._let_go):
+                if self._settled(claim):
+                    self._let_go.remove(claim)
+                    self._held.discard(claim)
+                    self._tell(recorded=[claim])
+        except QueueBusy as error:
+            logger.warning("A row that is to be settled is in use: %s", error)
 
     def _settled(self, claim: str) -> bool:
         """Have done with a try whose end was refused, so that nobody holds it for ever.
@@ -260,16 +275,36 @@ class _Desk:
         return ""
 
     def _look_after_others(self) -> None:
-        """Release what dead runners held; have the dead of this place swept first."""
-        self._rounds_at = clock.now() + min(_ROUNDS_EVERY, self._books.lease / 3)
+        """Release what dead runners held; have the dead of this place swept first.
+
+        What goes wrong with it, but for an outage, must not stop our own work: it is
+        told of, and the next look comes later and later.
+        """
+        self._rounds_at = clock.now() + min(self._rounds_after, self._books.lease / 3)
+        self._any_dead = True
+        try:
+            self._go_round()
+        except Exception as error:
+            if _is_away(error):
+                raise
+            logger.exception("What dead runners held could not be rescued")
+            self._swept.clear()  # they are found dead again
+            self._rounds_at = clock.now() + self._rounds_after
+            self._rounds_after = min(self._rounds_after * 2, _ROUNDS_AT_LEAST_EVERY)
+        else:
+            self._rounds_after = _ROUNDS_EVERY
+
+    def _go_round(self) -> None:
         while self._swept:
             self._rescued(self._queue.rescue(self._swept[0]), self._swept[0])
             self._swept.pop(0)
         self._rescued(self._queue.rescue(), "expired")
-        for runner in self._queue.dead_runners():
+        dead = self._queue.dead_runners()
+        for runner in dead:
             self._channel.send(
                 "sweep", runner=runner.id, pid=runner.pid, started=runner.started
             )
+        self._any_dead = bool(dead)
 
     def _rescued(self, tries: int, whose: str) -> None:
         if tries:
@@ -296,13 +331,16 @@ class _Desk:
         return allowed and clock.now() >= self._rests_until
 
     def _write_and_claim(self) -> None:
-        ended, wanted = dict(self._ended), self._credits if self._may_claim() else 0
+        ended = {c: end for c, end in self._ended.items() if c not in self._busy}
+        wanted = self._credits if self._may_claim() else 0
         try:
             jobs = self._transaction(ended, wanted)
-        except QueueUnavailable:
-            raise
-        except Exception:
-            logger.exception("A turn with %s outcomes failed; trying each", len(ended))
+        except Exception as error:
+            if _is_away(error):
+                raise
+            if not isinstance(error, QueueBusy):
+                text = "A turn with %s outcomes failed; trying each"
+                logger.exception(text, len(ended))
             self._found_too_few(dry=False)
             self._record_one_by_one(ended)
             return
@@ -325,9 +363,11 @@ class _Desk:
     def _committed(self, recorded: list[str], jobs: list[dict[str, Any]]) -> None:
         for claim in recorded:
             del self._ended[claim]
+            self._busy.pop(claim, None)
             self._held.discard(claim)
-        self._write_at = 0.0 if self._ended else _NEVER
+        self._write_at = 0.0 if self._ended.keys() - self._busy.keys() else _NEVER
         if recorded or jobs:
+            self._dry = False
             self._soon()
             self._tell(recorded=recorded, jobs=jobs)
 
@@ -345,28 +385,57 @@ class _Desk:
         )
 
     def _record_one_by_one(self, ended: dict[str, Outcome]) -> None:
-        """One poisoned outcome must not stop the rest."""
+        """One poisoned outcome, or one row that is in use, must not stop the rest.
+
+        Waiting for rows must not keep the lease from being renewed.
+        """
         for claim, outcome in ended.items():
-            why = self._record_alone(claim, outcome)
+            if self._renew_at <= clock.now():
+                return
+            try:
+                why = self._record_alone(claim, outcome)
+            except QueueBusy as error:
+                self._is_busy(claim, error)
+                continue
             if why:
                 del self._ended[claim]
+                self._busy.pop(claim, None)
                 self._refused[claim] = outcome, why
                 self._channel.send("refused", claim=claim)
             else:
                 self._committed([claim], [])
 
+    def _try_the_busy(self) -> None:
+        due = [claim for claim, until in self._busy.items() if until <= clock.now()]
+        self._record_one_by_one({claim: self._ended[claim] for claim in due})
+
+    def _is_busy(self, claim: str, error: QueueBusy) -> None:
+        if claim not in self._busy:
+            text = "The end of %s waits, since another has locked its row: %s"
+            logger.warning(text, claim, error)
+        self._busy[claim] = clock.now() + _BUSY_FOR
+
     def _found_too_few(self, *, dry: bool = True) -> None:
-        """Nothing more is due: say so, and look less and less often."""
+        """Nothing more is due: say so, and look less and less often.
+
+        It is not said while what a dead runner of this place held may become due.
+        """
         self._heard = False
         self._hear_at = clock.now() + _REST if dry else 0.0
         self._tell_of_unknown_names()
         logger.debug("Waiting for tasks")
         if dry:
-            self._tell(dry=True)
+            self._say_dry()
         planned = self._queue.next_due()
         wait = self._poll_after if planned is None else min(self._poll_after, planned)
         self._poll_at = clock.now() + max(0.0, wait)
         self._poll_after = min(self._poll_after * _SLOWER, self._books.sleep)
+
+    def _say_dry(self) -> None:
+        if not self._dry and self._rounds_after == _ROUNDS_EVERY:  # else they fail
+            self._look_after_others()
+        self._dry = True
+        self._tell(dry=not self._any_dead)
 
     def _tell_of_unknown_names(self) -> None:
         """Warn, once for each, of due tasks that nobody here can run."""
@@ -422,6 +491,7 @@ class _Desk:
         if self._swept:
             return 0.0
         moments = [self._renew_at, self._rounds_at, self._write_at]
+        moments += self._busy.values()
         if self._briefed and self._credits and not self._draining:
             moments.append(max(self._poll_at, self._rests_until))
             every = self._queue.hear_every()

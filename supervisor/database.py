@@ -17,6 +17,7 @@ from django.db.models import signals as model_signals
 from django.utils import timezone
 
 from background_task import __version__, execution
+from background_task.outages import is_busy, is_passing
 
 from . import processes
 from .job import Job
@@ -32,7 +33,7 @@ from .outcome import (
     Succeeded,
     TimedOut,
 )
-from .queue import QueueUnavailable, QueueUnusable, Runner
+from .queue import QueueBusy, QueueUnavailable, QueueUnusable, Runner
 
 _TARGET = "background_task.execution:execute"
 # What `task_error` is still to be sent for: a task that raised has sent it itself.
@@ -43,12 +44,7 @@ _ERRORS: dict[type, str] = {
     Lost: "TaskLost",
 }
 
-# sqlstates (their first two or all five characters) that are a matter of waiting:
-# connection, resources, operator, rollback (deadlock, serialization), lock not
-# available, read-only after a failover.
-_PASSING = ("08", "53", "57", "58", "40", "55P03", "25006")
-# errno of MySQL and MariaDB for a mistake that they call an OperationalError.
-_MYSQL_MISTAKES = {1054, 1146, 1049, 1176}
+_LOCK_WAIT = 2.0  # seconds at most for a row that another holds; others wait behind us
 
 
 class DatabaseQueue:
@@ -73,6 +69,7 @@ class DatabaseQueue:
         self._rules = LimitRules(**arguments["rules"])
         self._reclaim_pids: bool = arguments["reclaim_pids"]
         self._news: list[dict[str, Any]] = []
+        self._left_alone: set[Any] = set()  # claims of the dead that can't be settled
         self._alias = router.db_for_write(Task)
         self._connection = connections[self._alias]
         self._listener = wakeups.listener(self._connection, self._queues)
@@ -83,7 +80,7 @@ class DatabaseQueue:
         with self._translated():
             try:
                 for model in self._models:
-                    model._base_manager.using(self._alias).first()
+                    look_for_columns(model, self._alias)
                 self._claims.may_be_due([], [])  # are the indexes there?
             except Error as error:
                 if is_passing(self._connection, error):
@@ -152,14 +149,12 @@ class DatabaseQueue:
             self._books.abandon(self._parse(claim), text)
 
     def strays(self, held: Collection[str]) -> set[str]:
-        Task, _, _ = self._models
         running = {self._parse(claim).pk for claim in held}
-        rows = Task.objects.using(self._alias).filter(locked_by=self._runner.id)
         with self._translated():
             return {
                 _claim_text(pk, locked_at)
-                for pk, locked_at in rows.values_list("pk", "locked_at")
-                if locked_at is not None and pk not in running
+                for pk, _, locked_at in self._books.held_by(self._runner.id)
+                if pk not in running
             }
 
     def may_be_due(self) -> bool:
@@ -191,6 +186,7 @@ class DatabaseQueue:
                 self._rows()
                 .filter(place=self._runner.place)
                 .exclude(pk=self._runner.id)
+                .only("pk", "host", "place", "pid", "pid_started")
             )
             lapsed = set(self._leases.lapsed().values_list("pk", flat=True))
         return [
@@ -211,14 +207,14 @@ class DatabaseQueue:
     def rescue(self, runner: str | None = None) -> int:
         with self._translated():
             if runner is not None:
-                return self._bury(runner, "its runner died")
+                return self._lose(runner, "its runner died")
             self._claims.free_expired()
             others = self._leases.lapsed().exclude(place=self._runner.place)
-            buried = sum(
-                self._bury(row.id, f"nothing was heard of its runner on {row.host}")
-                for row in others
+            lost = sum(
+                self._lose(pk, f"nothing was heard of its runner on {host}")
+                for pk, host in list(others.values_list("pk", "host"))
             )
-            return buried + self._rescue_from_strangers()
+            return lost + self._rescue_from_strangers()
 
     def news(self) -> list[dict[str, Any]]:
         news, self._news = self._news, []
@@ -248,8 +244,8 @@ class DatabaseQueue:
 
     def _parse(self, claim: str) -> Any:
         pk, _, locked_at = claim.partition("@")
-        moment = datetime.fromisoformat(locked_at)
-        return self._books.Claim(int(pk), self._runner.id, moment)
+        moment = datetime.fromisoformat(locked_at) if locked_at else None
+        return self._books.Claim(int(pk), self._runner.id, moment)  # type: ignore[arg-type]
 
     # Outcomes
 
@@ -308,35 +304,63 @@ class DatabaseQueue:
 
     # The dead
 
-    def _bury(self, runner: str, why: str) -> int:
-        """Record what a dead runner held as lost, and forget it: both or neither."""
+    def _lose(self, owner: str, why: str) -> int:
+        """Record what a dead owner held as lost, and forget it if it is a runner.
+
+        Both or neither; one by one if something is refused, for the others' sake.
+        """
+        try:
+            return self._lose_together(owner, Lost(why))
+        except Exception as error:
+            if is_passing(self._connection, error):
+                raise
+            self._tasks_logger.exception("What %s held is lost one by one", owner)
+        tries = self._lose_each(owner, Lost(why))
+        return tries + self._lose_together(owner, Lost(why))
+
+    def _lose_together(self, owner: str, lost: Lost) -> int:
         with transaction.atomic(using=self._alias):
-            row = self._rows().filter(pk=runner)
-            if row.select_for_update().first() is None:
-                return 0  # another has done it
-            lost = self._lose(runner, why)
+            row = self._rows().filter(pk=owner)
+            row.select_for_update().values_list("pk").first()
+            # What another has locked is a stranger's from now on, for a later round.
+            held = self._books.held_by(owner, skip_locked=True)
+            claims = [claim for claim in held if claim not in self._left_alone]
+            if claims:
+                self._record(dict.fromkeys(claims, lost))
             row.delete()
-            return lost
+        return len(claims)
 
-    def _lose(self, locked_by: str, why: str) -> int:
-        Task, _, _ = self._models
-        tasks = Task.objects.using(self._alias).filter(locked_by=locked_by)
-        count = 0
-        for task in tasks.only("pk", "locked_by", "locked_at"):
-            self._lose_one(self._books.Claim.of(task), Lost(why))
-            count += 1
-        return count
+    def _lose_each(self, owner: str, lost: Lost) -> int:
+        held = self._books.held_by(owner)
+        return sum(
+            self._lose_one(claim, lost)
+            for claim in held
+            if claim not in self._left_alone
+        )
 
-    def _lose_one(self, claim: Any, lost: Lost) -> None:
-        """Record it as lost; abandon it if that is refused, for the others' sake."""
+    def _lose_one(self, claim: Any, lost: Lost) -> bool:
+        """Record it as lost, else abandon it, else leave it alone from now on."""
         try:
             with transaction.atomic(using=self._alias):
                 self._record({claim: lost})
+            return True
         except Exception as error:
-            if isinstance(error, Error) and is_passing(self._connection, error):
+            if is_passing(self._connection, error):
                 raise
             self._tasks_logger.exception("Task %s could not be lost", claim.pk)
-            self._books.abandon(claim, f"{lost}; that could not be recorded: {error}")
+            text = f"{lost}; that could not be recorded: {error}"
+        try:
+            return bool(self._books.abandon(claim, text))
+        except Exception as error:
+            if is_passing(self._connection, error):
+                raise
+            self._tasks_logger.exception(
+                "Task %s can't even be abandoned: it stays locked by %r, and this "
+                "runner leaves it alone from now on",
+                *claim[:2],
+            )
+            self._left_alone.add(claim)
+            return False
 
     def _rescue_from_strangers(self) -> int:
         """Rows that are locked by what is no number and no runner: nobody has them."""
@@ -351,10 +375,7 @@ class DatabaseQueue:
             .distinct()
         )
         strangers = [owner for owner in owners if owner and not owner.isdecimal()]
-        with transaction.atomic(using=self._alias):
-            return sum(
-                self._lose(owner, "its runner is unknown") for owner in strangers
-            )
+        return sum(self._lose(owner, "its runner is unknown") for owner in strangers)
 
     def _rows(self) -> Any:
         _, _, RunnerRow = self._models
@@ -368,8 +389,9 @@ class DatabaseQueue:
         except Error as error:
             if not is_passing(self._connection, error):
                 raise
+            kind = QueueBusy if is_busy(self._connection, error) else QueueUnavailable
             text = " ".join(str(error).split())
-            raise QueueUnavailable(f"{type(error).__name__}: {text}") from error
+            raise kind(f"{type(error).__name__}: {text}") from error
         finally:
             self._forget_broken_connection()
 
@@ -379,25 +401,17 @@ class DatabaseQueue:
             connection.close_if_unusable_or_obsolete()
 
 
-def _claim_text(pk: int, locked_at: datetime) -> str:
-    return f"{pk}@{locked_at.isoformat()}"
+def _claim_text(pk: int, locked_at: datetime | None) -> str:
+    """Return a claim as text; NULL, which we never write, stands for no moment."""
+    return f"{pk}@{'' if locked_at is None else locked_at.isoformat()}"
 
 
-def is_passing(connection: BaseDatabaseWrapper, error: Error) -> bool:
-    """Is this error an outage, which passes, and not a mistake, which stays?"""
-    cause = error.__cause__
-    if connection.vendor == "postgresql":
-        sqlstate = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
-        if sqlstate is not None:
-            return str(sqlstate).startswith(_PASSING)
-    kind = type(error).__name__
-    if kind == "InterfaceError":
-        return True
-    if kind != "OperationalError":
-        return False
-    if connection.vendor == "mysql":
-        return not (error.args and error.args[0] in _MYSQL_MISTAKES)
-    return not str(error).startswith("no such ")
+def look_for_columns(model: type[models.Model], alias: str) -> None:
+    """Raise what the database says if it has not got all columns of a model.
+
+    Reads no row: one that can't be read is no reason not to start.
+    """
+    list(model._base_manager.using(alias).filter(pk__isnull=True))
 
 
 def migrate_text(alias: str, error: Error) -> str:
@@ -433,13 +447,14 @@ def _limit_waiting(connection: BaseDatabaseWrapper, seconds: float) -> None:
 
 
 def _session_limits(connection: Any, seconds: float) -> list[str]:
-    milliseconds, whole = int(seconds * 1000), max(1, int(seconds))
+    lock_wait = min(_LOCK_WAIT, seconds / 3)
     if connection.vendor == "postgresql":
         return [
-            f"SET statement_timeout = {milliseconds}",
-            f"SET lock_timeout = {milliseconds}",
+            f"SET statement_timeout = {int(seconds * 1000)}",
+            f"SET lock_timeout = {int(lock_wait * 1000)}",
         ]
     if connection.vendor == "mysql":
+        whole = max(1, int(lock_wait))
         limits = [f"SET SESSION innodb_lock_wait_timeout = {whole}"]
         if connection.mysql_is_mariadb:
             limits.append(f"SET SESSION max_statement_time = {seconds:.3f}")

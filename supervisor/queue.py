@@ -13,6 +13,10 @@ class QueueUnavailable(Exception):
     """The queue cannot be reached, or not now: try again later."""
 
 
+class QueueBusy(QueueUnavailable):
+    """A row is in use by another: leave that one for later, and do the others."""
+
+
 class QueueUnusable(Exception):
     """The queue will not work however often one tries; the text says what to do."""
 

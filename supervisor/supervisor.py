@@ -45,6 +45,7 @@ _NEVER = math.inf
 _LAST_RECORD = 5.0  # seconds for what is still to be written at the end
 _TEMPLATE_MAY_GROW = 128 * 1024**2  # bytes
 _PING_EVERY, _PING_TIMEOUT = 2.0, 10.0
+_PROVEN = 30.0  # seconds of life after which a bookkeeper's death is not its last's
 _BOOKKEEPER_SILENCE = 0.6  # of the lease: it speaks at every third of it
 _UNPREPARED_IN_A_ROW = 3
 _LONGEST_WAIT = 1.0  # seconds for a slot, of what was claimed ahead
@@ -178,10 +179,10 @@ class Supervisor:
         """Have done with an aide that died, hangs or is to be replaced."""
         if not aide.up:
             return  # it was dropped for what it said last
-        logger.error("The %s %s; it is replaced", aide.name, why)
         self._watch.forget(aide.channel)
         aide.kill()
-        aide.backoff.failed()
+        wait = aide.backoff.failed()
+        logger.error("The %s %s; it is replaced in %g s", aide.name, why, wait)
 
     def _end_everything(self) -> None:
         """Leave no process behind, however the loop ended."""
@@ -329,7 +330,8 @@ class Supervisor:
 
     def _lease_renewed(self, sent_at: float) -> None:
         self._lease.renewed(sent_at)
-        self.bookkeeper.backoff.succeeded()
+        if clock.now() >= self.bookkeeper.started_at + _PROVEN:
+            self.bookkeeper.backoff.succeeded()
         if self._unavailable:
             logger.warning("The queue is available again")
         self._unavailable = False

@@ -90,6 +90,19 @@ class ExecuteTests(TransactionTestCase):
         self.assertIs(sender, ValueError)
         self.assertEqual(named["task"], task)
 
+    def test_a_row_that_cannot_be_read_hides_nothing_of_what_it_raises(self):
+        fail = arguments("tests.app.tasks.fail", '[["oh"], {}]', "no key")
+
+        with (
+            heard() as calls,
+            self.assertLogs("background_task.tasks", "ERROR") as logs,
+            self.assertRaisesMessage(ValueError, "oh"),
+        ):
+            execution.execute(fail, context())
+
+        self.assertEqual(calls[-1], ("task_error", ValueError, {"task": None}))
+        self.assertIn("could not be read for task_error", logs.output[0])
+
     def test_exiting_is_announced_as_an_error_too(self):
         self.assertIsNotNone(misbehaving.sys_exit)
 

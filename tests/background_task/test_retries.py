@@ -25,10 +25,17 @@ class BackoffTests(SimpleTestCase):
         self.assertEqual(backoff(3), timedelta(seconds=14))
 
     def test_the_wait_never_leaves_the_calendar(self):
-        for exponent in (40, 100, 100.0):
-            with override_settings(BACKOFF_MULTIPLIER=exponent):
-                for attempts in (25, 10_000):
+        for exponent in (40, 1e6, 10**400, float("inf")):
+            for attempts in (2, 25, 2**31):
+                with (
+                    self.subTest(exponent, attempts=attempts),
+                    override_settings(BACKOFF_MULTIPLIER=exponent),
+                ):
                     self.assertGreater(NOON + backoff(attempts), NOON)
+
+    @override_settings(BACKOFF_MULTIPLIER=-1)
+    def test_attempts_that_nobody_can_have_made_are_none(self):
+        self.assertEqual(backoff(0), backoff(-3))
 
 
 class ExhaustedTests(SimpleTestCase):

@@ -8,7 +8,15 @@ import pytest
 from background_task.models import CompletedTask, Runner, Task
 from tests.app import misbehaving
 
-from .tools import LifecycleTestCase, make_due, stop, supervised, wait_until
+from .tools import (
+    LifecycleTestCase,
+    make_due,
+    row,
+    run_until_empty,
+    stop,
+    supervised,
+    wait_until,
+)
 
 # Without the checks that the other tests have on: here it is the many that count.
 FAST = {"PYTHONDEVMODE": "", "PYTHONWARNINGS": ""}
@@ -71,6 +79,19 @@ class TwoSupervisorsTests(LifecycleTestCase):
         self.assertEqual(sum(ran), 20)
         self.assertTrue(all(ran), ran)
         self.assertEqual(statuses, [0, 0])
+        self.assertEqual(Runner.objects.count(), 0)
+
+    @pytest.mark.lifecycle
+    def test_what_a_dead_one_held_is_rescued_before_nothing_is_said_to_be_due(self):
+        with supervised("--workers", 1) as killed:
+            task = misbehaving.work(str(self.journal), "held", 600)
+            self.journal.pid_of("held")
+            killed.kill()
+            output = run_until_empty()
+
+        rescued = row(task)
+        self.assertEqual((rescued.attempts, rescued.locked_by), (1, None), output)
+        self.assertRegex(rescued.last_error, "^Lost: its runner died")
         self.assertEqual(Runner.objects.count(), 0)
 
     @pytest.mark.postgresql

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from background_task.supervisor.job import Job, Limits
 from background_task.supervisor.outcome import Lost, to_message
-from background_task.supervisor.queue import QueueUnavailable, QueueUnusable
+from background_task.supervisor.queue import QueueUnavailable, QueueUnusable, Runner
 
 
 class MemoryQueue:
@@ -24,11 +24,16 @@ class MemoryQueue:
         self.unsure = self.journal.with_suffix(".unsure")
         self.jobs = dict(enumerate(arguments["jobs"], 1))
         self.unusable = arguments.get("unusable")
+        self.broken = arguments.get("broken")  # whatever comes next, it dies of it
+        # One in this place that is dead as soon as some end is recorded.
+        self.dead = [Runner(*fields) for fields in arguments.get("dead", [])]
+        self.unrescuable = arguments.get("unrescuable")
         self.poisoned = arguments.get("poisoned", [])  # only Lost can be recorded
         self.cursed = arguments.get("cursed", [])  # only abandoned
         self.doomed = arguments.get("doomed", [])  # not even that
         self.runner = runner
         self.waiting = list(self.jobs)
+        self.ended = False  # has a try's end been recorded?
         self.claims = {}  # claim: its job's id and its runner
         self.tries = Counter()
         self.fenced = set()
@@ -111,6 +116,8 @@ class MemoryQueue:
 
     def may_be_due(self):
         self._catch_up()
+        if self.broken:
+            raise ValueError(self.broken)
         return bool(self.waiting)
 
     def fileno(self):
@@ -130,10 +137,14 @@ class MemoryQueue:
 
     def dead_runners(self):
         self._catch_up()
-        return []
+        return self.dead if self.ended else []
 
     def rescue(self, runner=None):
         self._catch_up()
+        if runner is not None:
+            self._write(event="rescued", runner=runner)
+        if self.unrescuable:
+            raise ValueError(self.unrescuable)
         return 0
 
     def news(self):
@@ -162,7 +173,10 @@ class MemoryQueue:
                 self.waiting.remove(number)
                 self.tries[number] += 1
                 self.claims[claim] = number, runner
+            case {"event": "rescued", "runner": runner}:
+                self.dead = [dead for dead in self.dead if dead.id != runner]
             case {"event": "recorded", "id": number, "claim": claim}:
+                self.ended = True
                 del self.claims[claim]
                 if entry["outcome"] == "Released":
                     self.waiting.append(number)

@@ -171,6 +171,37 @@ def test_limits_act_while_the_bookkeeper_hangs(start, pid):
     assert run.endings(1) == ["TimedOut"]
 
 
+def test_a_bookkeeper_that_dies_again_and_again_is_replaced_more_slowly(start):
+    run = start(job("succeed"), queue={"broken": "not to be read"}, lease=60.0)
+
+    run.wait_for_log("The bookkeeper died; it is replaced in 4 s")
+
+    run.send(signal.SIGTERM)
+    assert run.finish() == 0, run.log
+    assert len(run.entries("renewed")) >= 3
+
+
+def test_nothing_is_said_to_be_due_before_the_dead_are_rescued(start):
+    died = ["a ghost", "here", "this place", 2**22 + 1, 1]  # no such pid can be
+    run = start(job("succeed"), queue={"dead": [died]}, until_empty=True)
+
+    assert run.finish() == 0, run.log
+    assert [entry["runner"] for entry in run.entries("rescued")] == ["a ghost"]
+
+
+def test_what_goes_wrong_with_others_stops_no_work_and_is_told_rarely(start):
+    run = start(
+        *[job("succeed")] * 20, workers=1, queue={"unrescuable": "not to be rescued"}
+    )
+
+    run.wait_until(lambda: all(run.endings(n) for n in range(1, 21)))
+
+    assert run.stop() == 0, run.log
+    assert "not to be rescued" in run.log
+    assert run.log.count("could not be rescued") < 20
+    assert "it is replaced" not in run.log
+
+
 # The queue
 
 

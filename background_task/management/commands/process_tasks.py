@@ -18,6 +18,7 @@ from django.db import Error, InterfaceError, OperationalError, connections, rout
 
 from background_task import __version__, checks, claims, execution, streams, verbosity
 from background_task.models import CompletedTask, Task
+from background_task.outages import is_passing
 from background_task.reloader import Reloader, end_with_parent
 from background_task.settings import app_settings, setting_name
 from background_task.tasks import autodiscover, tasks
@@ -29,7 +30,7 @@ os.environ.setdefault("SPT_NOENV", "1")
 
 from background_task.supervisor import clock, processes
 from background_task.supervisor.bookkeeper import UNKNOWN_NAMES, Bookkeeper, Books
-from background_task.supervisor.database import is_passing, migrate_text
+from background_task.supervisor.database import look_for_columns, migrate_text
 from background_task.supervisor.job import Project
 from background_task.supervisor.launcher import Launcher
 from background_task.supervisor.options import (
@@ -311,7 +312,7 @@ def _check_tables() -> None:
     alias = router.db_for_write(Task)
     try:
         for model in (Task, CompletedTask):
-            model._base_manager.using(alias).first()
+            look_for_columns(model, alias)
     except Error as error:
         if not is_passing(connections[alias], error):
             raise CommandError(migrate_text(alias, error)) from error

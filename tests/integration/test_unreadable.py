@@ -1,0 +1,75 @@
+"""Rows that hold what Python can't read, as others may have written them."""
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from background_task.models import Task
+from tests.app import misbehaving
+
+from .tools import LifecycleTestCase, completed, put, run_until_empty
+
+# Moments that the database holds and Python does not.
+MOMENTS = {
+    "postgresql": ["-infinity", "infinity", "12345-01-01 00:00:00+00"],
+    "mysql": ["0000-00-00 00:00:00"],
+    "sqlite": ["2020-13-45 25:00:00"],
+}[connection.vendor]
+
+
+def write(task, column, moment):
+    with connection.cursor() as cursor:
+        if connection.vendor == "mysql":
+            cursor.execute("SET SESSION sql_mode = ''")
+        cursor.execute(
+            f"UPDATE background_task SET {column} = %s WHERE id = %s", [moment, task.pk]
+        )
+    if connection.vendor == "mysql":
+        connection.close()
+
+
+def error_of(task):
+    return Task.objects.values_list("last_error", flat=True).get(pk=task.pk)
+
+
+def locked_by(task):
+    return Task.objects.values_list("locked_by", flat=True).get(pk=task.pk)
+
+
+@pytest.mark.lifecycle
+class UnreadableTests(LifecycleTestCase):
+    def test_it_is_abandoned_and_stops_neither_the_start_nor_the_others(self):
+        unreadable = []
+        for column in ("run_at", "repeat_until"):
+            for moment in MOMENTS:
+                if (column, moment) != ("run_at", "infinity"):
+                    task = put("work", str(self.journal), f"{column} {moment}")
+                    write(task, column, moment)
+                    unreadable.append((column, moment, task))
+        healthy = misbehaving.work(str(self.journal), "healthy")
+
+        output = run_until_empty()
+
+        self.assertIsNone(completed(healthy).failed_at)
+        self.assertNotIn("it is replaced", output)
+        self.assertEqual(self.journal.ended(), ["healthy"])
+        for column, moment, task in unreadable:
+            if moment.startswith("12345") and column == "run_at":
+                continue  # not due in our time
+            with self.subTest(column=column, moment=moment):
+                self.assertRegex(error_of(task), "^Its row can't be read: ")
+
+    def test_what_a_dead_runner_held_is_abandoned_and_stops_no_other(self):
+        columns = ("locked_at", "repeat_until")
+        held = [put("work", str(self.journal), column) for column in columns]
+        healthy = put("work", str(self.journal), "healthy")
+        Task.objects.update(locked_by="a ghost", locked_at=timezone.now())
+        for task, column in zip(held, columns, strict=True):
+            write(task, column, MOMENTS[0])
+
+        output = run_until_empty()
+
+        self.assertNotIn("it is replaced", output)
+        for task in (*held, healthy):
+            self.assertRegex(error_of(task), "^Lost: its runner is unknown")
+            self.assertIsNone(locked_by(task))
