@@ -26,7 +26,8 @@ from .channel import Channel, pair
 from .job import Project
 from .wakeups import Wakeups
 
-_SPARES = 2
+_SPARES = 2  # at rest
+_MOST_SPARES = 8  # while tasks start one after another
 
 
 class Template:
@@ -45,6 +46,9 @@ class Template:
         self._heap = memory.of_process(os.getpid())
         gc.collect()
         gc.freeze()  # so that a collection in a child copies no pages of ours
+        processes.collapse_heap()
+        self._has_native_threads = processes.threads(os.getpid()) > 1
+        self._started = 0  # since spares were last made
 
     def readable(self) -> list[Channel]:
         """Return what may have something to say: a spare never does."""
@@ -59,6 +63,7 @@ class Template:
 
         Raises OSError when no more processes or memory are to be had.
         """
+        self._started += 1
         while self._spares:
             pid, control = self._spares.popleft()
             with contextlib.closing(control):
@@ -70,14 +75,24 @@ class Template:
             return self._fork(lambda: entry.run_forked(end)), None
 
     def work(self, channel: Channel) -> None:
-        """Have spares at hand, each waiting for a task."""
+        """Have spares at hand, each waiting for a task.
+
+        The more tasks start, the more of them, one fork right after another: what runs
+        here in between has to be copied once more for each fork.
+        """
+        if len(self._spares) >= _SPARES and not self._started:
+            return
         for spare in list(self._spares):
             if processes.is_dead(spare[0]):
                 os.waitpid(spare[0], 0)
                 spare[1].close()
                 self._spares.remove(spare)
+        wanted = min(max(_SPARES, 2 * self._started), _MOST_SPARES)
+        self._started = 0
+        if len(self._spares) >= _SPARES:
+            return
         try:
-            while len(self._spares) < _SPARES:
+            while len(self._spares) < wanted:
                 self._fork_spare()
         except OSError:
             return  # whoever needs a process will say so
@@ -106,9 +121,7 @@ class Template:
         """Fork a child that does nothing but `run`; return its pid."""
         _flush()
         with spawning.signals_blocked():
-            with warnings.catch_warnings():
-                # Of native threads, which register fork handlers; told of at start.
-                warnings.simplefilter("ignore", DeprecationWarning)
+            with self._undisturbed():
                 pid = os.fork()
             if pid:
                 return pid
@@ -121,6 +134,12 @@ class Template:
                 traceback.print_exc()
             finally:
                 os._exit(1)
+
+    def _undisturbed(self) -> contextlib.AbstractContextManager[Any]:
+        """Hear no warning of native threads: they have been told of at start."""
+        if self._has_native_threads:
+            return warnings.catch_warnings(action="ignore", category=DeprecationWarning)
+        return contextlib.nullcontext()
 
     def _become_child(self) -> None:
         """Inherit nothing that is the launcher's own. Runs in the child."""
