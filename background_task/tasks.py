@@ -9,7 +9,6 @@ from typing import Any, overload
 
 from django.db import (
     Error,
-    InterfaceError,
     OperationalError,
     connections,
     models,
@@ -22,6 +21,7 @@ from django.utils.module_loading import autodiscover_modules
 from . import books, retries, signals
 from .exceptions import BackgroundTaskError, InvalidTaskError, traceback_text
 from .models import Task
+from .outages import is_passing
 from .proxy import P, R, TaskProxy, default_name, may_replace
 from .schedule import ScheduleForm, TaskSchedule
 from .settings import app_settings
@@ -127,11 +127,10 @@ class DBTaskRunner:
             raise
 
     def _claim_next(self, tasks: "Tasks", queues: Sequence[str]) -> Task | None:
-        available = Task.objects.find_available().filter(
-            task_name__in=list(tasks._tasks)
-        )
+        known = list(tasks._tasks)
+        available = Task.objects.find_available().exactly("task_name", known)
         if queues:
-            available = available.filter(queue__in=queues)
+            available = available.exactly("queue", queues)
         lost: list[int] = []
         # A few at a time, since others may claim the first ones before this one does.
         while candidates := list(available.exclude(pk__in=lost)[:5]):
@@ -339,9 +338,9 @@ def _abandoned_if_refused(task: Task) -> Iterator[None]:
     claim = books.Claim.of(task)
     try:
         yield
-    except (OperationalError, InterfaceError):
-        raise
     except Exception as error:
+        if is_passing(connections[router.db_for_write(Task)], error):
+            raise
         logger.error(
             "Abandoning task %s: its end is refused", task.with_id(), exc_info=error
         )

@@ -54,9 +54,9 @@ def run_due_tasks(
 
 def _next_due(queue: str | None, until: datetime | None) -> Task | None:
     now = timezone.now()
-    waiting = Task.objects.unlocked(now).filter(task_name__in=list(tasks._tasks))
+    waiting = Task.objects.unlocked(now).exactly("task_name", list(tasks._tasks))
     if queue:
-        waiting = waiting.filter(queue=queue)
+        waiting = waiting.exactly("queue", [queue])
     task = waiting.due(now).in_order().first()
     if task is None and until is not None:
         task = waiting.due(until).order_by("run_at", "pk").first()
