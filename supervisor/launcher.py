@@ -23,7 +23,7 @@ from .aide import Aide
 from .channel import Channel, Message, pair
 from .job import Project
 from .spawner import Spawner
-from .sweeper import EVERY, Remains
+from .sweeper import EVERY, Remains, reap
 from .template import Template
 from .wakeups import Wakeups
 
@@ -198,8 +198,7 @@ class _Launch:
 
         What cannot be killed is told too, and not waited for: see `Remains`.
         """
-        orphans = processes.children(os.getpid()) - self._own_children()
-        if self._remains.kill(orphans):
+        if self._kill_and_reap(spared=self._own_children()):
             return
         if survivors := self._remains.survivors():
             self._channel.send("survivors", processes=survivors)
@@ -223,9 +222,15 @@ class _Launch:
         self._form.close()
         for pid in self._alive:
             _kill_group(pid)
-        spare = {spawning.resource_tracker_pid()}
-        while self._remains.kill(processes.children(os.getpid()) - spare):
+        while self._kill_and_reap(spared={spawning.resource_tracker_pid()}):
             select.select([], [], [], EVERY)
+
+    def _kill_and_reap(self, spared: set[int | None]) -> bool:
+        """Kill the children of this process; return whether to look again."""
+        children = processes.children(os.getpid()) - spared
+        look_again = self._remains.kill(children)
+        reap(children)
+        return look_again
 
 
 def _kill_group(pid: int) -> None:

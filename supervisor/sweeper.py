@@ -31,15 +31,15 @@ class Remains:
     def kill(self, pids: Iterable[int]) -> bool:
         """Kill all there are; return whether to look again.
 
-        Reaps those that are children of this process. What they have started becomes
-        its child when they die, so that after a death it is always: look again. A
-        zombie that its tracer holds is dead.
+        What they have started becomes a child of this process when they die, so that
+        after a death it is always: look again. They are left to be reaped; a zombie
+        that cannot be, since its tracer holds it, is as dead as others.
         """
         pids, now = set(pids), clock.now()
         self._since = {pid: self._since.get(pid, now) for pid in pids}
         self._given_up &= pids
         processes.kill_all(pids)
-        zombies = {pid for pid in pids if _reap(pid) or not processes.is_alive(pid)}
+        zombies = {pid for pid in pids if not processes.is_alive(pid)}
         new_zombies, self._zombies = zombies - self._zombies, zombies
         dying = {pid for pid in pids - zombies if now - self._since[pid] < _PATIENCE}
         return bool(new_zombies or dying)
@@ -67,17 +67,17 @@ def tell(survivors: list[str]) -> None:
         )
 
 
-def _reap(pid: int) -> bool:
-    try:
-        return os.waitpid(pid, os.WNOHANG) != (0, 0)
-    except ChildProcessError:  # it is none of ours, or its own starter reaped it
-        return False
+def reap(pids: Iterable[int]) -> None:
+    """Reap those children of this process that have died."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):  # its own starter reaped it
+            os.waitpid(pid, os.WNOHANG)
 
 
 class Sweeper:
     """Kills what carries a dead runner's mark, and reaps what this process adopts.
 
-    Killing takes a moment: `sweep` is called again and again until nothing is left.
+    Killing takes a moment: it is called again and again until nothing is left.
     """
 
     def __init__(self) -> None:
@@ -142,9 +142,7 @@ class Sweeper:
 
     def reap(self, awaited: set[int | None]) -> None:
         """Reap adopted orphans; never those whose status somebody waits for."""
-        for pid in self._adopted(awaited):
-            with contextlib.suppress(ChildProcessError):  # its own starter reaped it
-                os.waitpid(pid, os.WNOHANG)
+        reap(self._adopted(awaited))
 
     def finish(self, runner: str, launcher_left: bool) -> None:
         """Wait until nothing of a runner is left that can be killed.
