@@ -176,7 +176,7 @@ class QueueTests(LifecycleTestCase):
     @skipUnless(connection.vendor == "sqlite", "SQLite alone has this option")
     def test_several_workers_on_sqlite_that_do_not_wait_are_warned_of(self):
         databases = effective_databases()
-        warning = "Set \"transaction_mode\": \"IMMEDIATE\""
+        warning = 'Set "transaction_mode": "IMMEDIATE"'
 
         self.assertIn(warning, run_until_empty("--workers", 2))
         self.assertNotIn(warning, run_until_empty("--workers", 1))
