@@ -17,6 +17,8 @@ from django.db.models import (
 )
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.text import Truncator
 
 from .clock import DatabaseTime
 from .managers import hash_text, params_text
@@ -42,7 +44,7 @@ COLUMNS = (
     "locked_by_pid_running",
 )
 
-LONGEST_ERROR = 100  # characters of it in a list
+LONGEST_ERROR = 60  # characters of it in a list
 
 CLAIM = ("attempts", "failed_at", "last_error", "locked_by", "locked_at")
 
@@ -108,7 +110,8 @@ class Listed:
         if not lines:
             return None
         line = lines[-1 if lines[0].startswith("Traceback") else 0]
-        return line if len(line) <= LONGEST_ERROR else f"{line[: LONGEST_ERROR - 3]}..."
+        short = Truncator(line).chars(LONGEST_ERROR)
+        return format_html('<span class="nowrap" title="{}">{}</span>', line, short)
 
 
 def _holder_is_alive(task: BaseTask) -> bool | None:
@@ -198,7 +201,14 @@ class TaskAdmin(Listed, BaseTaskAdmin):
 class CompletedTaskAdmin(Listed, BaseCompletedTaskAdmin):
     """Tasks that came to their end."""
 
-    list_display = ("task_name", "succeeded", "failed_at", *COLUMNS[1:])
+    # What became of it comes first.
+    list_display = (
+        "task_name",
+        "succeeded",
+        "failed_at",
+        "has_error",
+        *(name for name in COLUMNS if name not in ("task_name", "has_error")),
+    )
     list_filter = [FailedFilter]
     search_fields = ["task_name", "task_params"]
 
