@@ -1,13 +1,22 @@
+import os
+import re
+from datetime import timedelta
+
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
+from django.db import connection
 from django.test import RequestFactory, TestCase
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from background_task import books
 from background_task.admin import TaskAdmin
 from background_task.models import CompletedTask, Runner, Task
 
 from .tools import make_claimed_task, make_runner, make_task
+
+NOW = timezone.now()
 
 
 class AdminTests(TestCase):
@@ -17,6 +26,15 @@ class AdminTests(TestCase):
     def page(self, model):
         address = reverse(f"admin:background_task_{model._meta.model_name}_changelist")
         return self.client.get(address)
+
+    def address(self, model, page, *args):
+        name = f"admin:background_task_{model._meta.model_name}_{page}"
+        return reverse(name, args=args)
+
+    def listed(self, model):
+        """Return the rows of a list, the newest first, as the browser gets them."""
+        html = self.page(model).content.decode()
+        return re.findall(r"<tr>.*?</tr>", html.partition("<tbody>")[2], re.S)
 
     def act(self, action, tasks):
         return self.client.post(
@@ -52,6 +70,120 @@ class AdminTests(TestCase):
 
         self.assertContains(self.page(CompletedTask), "app.tasks.ended")
 
+    def test_a_success_looks_like_one_and_a_failure_says_why(self):
+        make_task("app.tasks.fine").create_completed_task()
+        error = 'Traceback (most recent call last):\n  File "x"\nValueError: why\n'
+        failed = make_task("app.tasks.bad", last_error=error, failed_at=NOW)
+        failed.create_completed_task()
+        make_task("app.tasks.late", last_error="Stopped after 2 s", failed_at=NOW)
+
+        bad, fine = self.listed(CompletedTask)
+        [late] = (row for row in self.listed(Task) if "app.tasks.late" in row)
+
+        self.assertIn("icon-yes", fine)
+        self.assertNotIn("icon-no", fine)
+        self.assertIn("icon-no", bad)
+        self.assertIn("ValueError: why", bad)
+        self.assertNotIn("Traceback", bad)
+        self.assertIn("Stopped after 2 s", late)
+
+    def test_the_failed_ones_can_be_picked(self):
+        for model, what in ((CompletedTask, "failed"), (Task, "abandoned")):
+            for name in ("fine", "bad"):
+                task = make_task(name, failed_at=NOW if name == "bad" else None)
+                if model is CompletedTask:
+                    task.create_completed_task()
+                    task.delete()
+            address = self.address(model, "changelist")
+            for chosen, name in (("yes", "bad"), ("no", "fine"), ("", None)):
+                with self.subTest(model.__name__, chosen=chosen):
+                    page = self.client.get(address, {what: chosen} if chosen else {})
+
+                    names = {row.task_name for row in page.context["cl"].result_list}
+                    self.assertEqual(names, {name} if name else {"fine", "bad"})
+
+    def test_who_holds_the_tasks_is_asked_once_for_all_of_them(self):
+        make_runner("alive")
+        make_runner("lapsed", trusted_for=-timedelta(seconds=1))
+        for model in (Task, CompletedTask):
+            counts = []
+            for _ in range(2):
+                for holder in ("alive", "lapsed", "unknown", str(os.getpid())):
+                    task, _ = make_claimed_task(f"held by {holder}", locked_by=holder)
+                    task.create_completed_task()
+                with CaptureQueriesContext(connection) as queries:
+                    rows = self.listed(model)
+                counts.append(len(queries))
+            self.assertEqual(counts[0], counts[1])
+        icons = {
+            holder: next(row for row in self.listed(Task) if f"held by {holder}" in row)
+            for holder in ("alive", "lapsed", "unknown", str(os.getpid()))
+        }
+        self.assertIn("icon-yes", icons["alive"])
+        self.assertIn("icon-no", icons["lapsed"])
+        self.assertIn("icon-no", icons["unknown"])
+        self.assertIn("icon-yes", icons[str(os.getpid())])
+        # Of what has ended it is no news, good or bad.
+        self.assertFalse([row for row in rows if "icon-no" in row])
+
+    def test_a_task_that_is_added_can_run(self):
+        address = self.address(Task, "add")
+        form = self.client.get(address).context["adminform"].form
+        values = {name: form[name].value() for name in form.fields}
+        values = {n: "" if v is None else v for n, v in values.items()}
+        now = timezone.localtime(values.pop("run_at"))
+        values |= {"run_at_0": now.date(), "run_at_1": f"{now:%H:%M:%S}"}
+        values |= {"repeat_until_0": "", "repeat_until_1": "", "task_name": "app.add"}
+        for wrong in ("", "7", "{}", "[7]", '[7, {"a": 1}]', "[[7], []]", "[[7], {}"):
+            with self.subTest(wrong):
+                answer = self.client.post(address, values | {"task_params": wrong})
+
+                self.assertIn("task_params", answer.context["adminform"].form.errors)
+        self.assertEqual(Task.objects.count(), 0)
+
+        self.client.post(address, values | {"task_params": '[[7], {"b": 1,"a":2}]'})
+
+        task = Task.objects.get_task("app.add", [7], {"a": 2, "b": 1}).get()
+        self.assertIn(task, Task.objects.find_available())
+
+    def test_what_has_ended_is_not_made_by_hand(self):
+        address = self.address(CompletedTask, "add")
+
+        self.assertEqual(self.client.get(address).status_code, 403)
+
+    def test_a_form_leaves_what_it_cannot_choose_from_as_it_is(self):
+        task = make_task(repeat=90, task_params="[1, {}]")
+        address = self.address(Task, "change", task.pk)
+        form = self.client.get(address).context["adminform"].form
+        self.assertInHTML(
+            '<option value="90" selected>every 90 s</option>', str(form["repeat"])
+        )
+        values = {name: form[name].value() for name in form.fields}
+        values = {n: "" if v is None else v for n, v in values.items()}
+        moment = values.pop("run_at")
+        values |= {"run_at_0": moment.date(), "run_at_1": moment.time()}
+        values |= {"repeat_until_0": "", "repeat_until_1": "", "priority": 9}
+
+        answer = self.client.post(address, values)
+
+        self.assertEqual(answer.status_code, 302)
+        task.refresh_from_db()
+        self.assertEqual(
+            (task.priority, task.repeat, task.task_params), (9, 90, "[1, {}]")
+        )
+
+    def test_tasks_are_deleted(self):
+        for model in (Task, CompletedTask):
+            task = make_task()
+            row = task if model is Task else task.create_completed_task()
+            chosen = {"action": "delete_selected", "_selected_action": [row.pk]}
+
+            self.client.post(
+                self.address(model, "changelist"), chosen | {"post": "yes"}
+            )
+
+            self.assertFalse(model.objects.filter(pk=row.pk).exists())
+
     def test_tasks_are_searched_by_name_and_arguments(self):
         make_task("app.tasks.one", ("needle",))
         make_task("app.tasks.two")
@@ -85,7 +217,7 @@ class AdminTests(TestCase):
         page = self.page(Task)
 
         self.assertContains(page, "app.tasks.abandoned")
-        self.assertContains(page, "icon-yes")  # it has an error
+        self.assertContains(page, "oops")
         address = reverse("admin:background_task_task_change", args=[task.pk])
         self.assertContains(self.client.get(address), "oops")
 
