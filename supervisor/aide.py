@@ -1,6 +1,7 @@
 """How does the supervisor keep a long-lived process of its own at work?"""
 
 import math
+import select
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -9,6 +10,7 @@ from . import clock, spawning
 from .channel import Channel, Message, pair
 
 _LONGEST_BACKOFF = 30.0
+_LOOK_EVERY = 0.02  # seconds, whether one that was asked to exit has
 
 
 class Backoff:
@@ -37,6 +39,7 @@ class Aide:
 
     def __init__(self) -> None:
         self._process: SpawnProcess | None = None
+        self._dying: list[SpawnProcess] = []
         self.backoff = Backoff()
 
     def _start(self, target: Callable[..., None], *args: Any) -> None:
@@ -81,24 +84,32 @@ class Aide:
         return messages
 
     def kill(self) -> None:
-        """Kill it in the middle of whatever it does."""
+        """Kill it in the middle of whatever it does; that may take a while."""
         if self._process is not None:
             self._process.kill()
-            self._gone(None)
+            self._dying.append(self._process)
+            self._process = None
+            self.channel.close()
+            self.bury()
+
+    @property
+    def dying(self) -> set[int | None]:
+        """The pids of those that were killed and are not reaped yet."""
+        return {process.pid for process in self._dying}
+
+    def bury(self) -> None:
+        """Reap what was killed and has died; one that hangs in the kernel has not."""
+        for process in self._dying[:]:
+            if process.exitcode is not None:
+                process.close()
+                self._dying.remove(process)
 
     def close(self, wait: float) -> None:
         """Hang up, which asks it to exit; kill it if it has not within `wait` s."""
-        if self._process is not None:
-            self.channel.hang_up()
-            if not self._gone(wait):
-                self.kill()
-
-    def _gone(self, wait: float | None) -> bool:
-        assert self._process is not None
-        self._process.join(wait)
-        if self._process.exitcode is None:
-            return False
-        self._process.close()
-        self._process = None
-        self.channel.close()
-        return True
+        if self._process is None:
+            return
+        self.channel.hang_up()
+        give_up_at = clock.now() + wait
+        while self._process.exitcode is None and clock.now() < give_up_at:
+            select.select([], [], [], _LOOK_EVERY)
+        self.kill()

@@ -180,14 +180,21 @@ class Supervisor:
         aide.kill()
         aide.backoff.failed()
 
+    def _aides(self) -> set[int | None]:
+        """The processes whose end their handles wait for."""
+        alive = {self.bookkeeper.pid, self.launcher.pid}
+        return alive | self.bookkeeper.dying | self.launcher.dying
+
     def _end_everything(self) -> None:
         """Leave no process behind, however the loop ended."""
         if self.bookkeeper.up and not self.tries:
             self.bookkeeper.channel.send("leave")
         self.launcher.close(_PING_TIMEOUT)
         self.bookkeeper.close(0.0 if self.tries else _LAST_RECORD)
-        if not self._sweeper.finish(self.runner.id):
+        if not self._sweeper.finish(self.runner.id, self._aides()):
             logger.error("Processes of this runner are left that will not die")
+        self.bookkeeper.bury()
+        self.launcher.bury()
         self._slots.close()
 
     # Waiting
@@ -221,7 +228,9 @@ class Supervisor:
     def _heed_signals(self) -> None:
         notes = self._wakeups.take()
         if signal.SIGCHLD in notes:
-            self._sweeper.reap({self.bookkeeper.pid, self.launcher.pid})
+            self.bookkeeper.bury()
+            self.launcher.bury()
+            self._sweeper.reap(self._aides())
         for number in notes:
             if number in _DRAIN:
                 self._drain(signal.Signals(number).name)
@@ -444,7 +453,8 @@ class Supervisor:
         if grown_by > _TEMPLATE_MAY_GROW and not self._slots and self.launcher.ready:
             logger.info("The template has grown by %s MiB: renewing it", grown_by >> 20)
             self._watch.forget(self.launcher.channel)
-            self.launcher.close(_PING_TIMEOUT)
+            self.launcher.kill()
+            self._clearing = True  # what its imports have started goes with it
 
     def _launcher_is_gone(self, why: str) -> None:
         """Its tasks are ours to kill: they go with it, as crashed."""
@@ -519,7 +529,8 @@ class Supervisor:
 
     def _clear(self) -> None:
         """Kill what the launcher left; hand in its tasks when nothing is left."""
-        if self._sweeper.leftovers(self.runner.id, spared={self.bookkeeper.pid}):
+        bookkeepers = {self.bookkeeper.pid} | self.bookkeeper.dying
+        if self._sweeper.leftovers(self.runner.id, spared=bookkeepers):
             return
         self._slots.all_gone()
         self._clearing = False

@@ -1,5 +1,7 @@
 """The supervisor's aides die, hang, freeze and lose touch; the jobs are still run."""
 
+import contextlib
+import ctypes
 import os
 import signal
 
@@ -8,6 +10,7 @@ import pytest
 from .tools import is_running, job, pid_in
 
 LONG = 600.0
+PTRACE_SEIZE, WALL = 0x4206, 0x40000000
 
 
 @pytest.fixture
@@ -26,6 +29,19 @@ def begun(run, pid):
     """Wait until the job that says its pid there has begun."""
     run.wait_until(pid.exists)
     return pid_in(pid)
+
+
+@contextlib.contextmanager
+def traced(pid):
+    """Be a debugger: what is traced can't be reaped by its parent."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(PTRACE_SEIZE, pid, None, None):
+        pytest.skip(f"no process may be traced: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)  # nobody but us could have reaped it
+        os.waitpid(pid, WALL)
 
 
 # The launcher
@@ -125,6 +141,23 @@ def test_limits_act_while_the_bookkeeper_hangs(start, pid):
 
     assert run.finish() == 0, run.log
     assert run.endings(1) == ["TimedOut"]
+
+
+def test_limits_act_while_a_bookkeeper_cannot_be_reaped(start, pid):
+    """As one that hangs in the kernel: a killed one that is traced stays, too."""
+    job_one = job("wait_deaf", pid, seconds=4, grace=0.1)
+    run = start(job_one, job("succeed"), lease=3.0, grace=0.1, until_empty=True)
+    task = begun(run, pid)
+    first = run.pid_of("bookkeeper")
+
+    with traced(first):
+        os.kill(first, signal.SIGSTOP)
+        run.wait_for_log("The bookkeeper does not answer; it is replaced")
+        run.wait_until(lambda: not is_running(task))
+        run.wait_until(lambda: run.endings(2) == ["Succeeded"])
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1)[-1] == "TimedOut"
 
 
 # The queue
