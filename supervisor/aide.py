@@ -1,6 +1,7 @@
 """How does the supervisor keep a long-lived process of its own at work?"""
 
 import math
+import os
 import select
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
@@ -39,16 +40,24 @@ class Aide:
 
     def __init__(self) -> None:
         self._process: SpawnProcess | None = None
-        self._dying: list[SpawnProcess] = []
+        self._dying: set[int | None] = set()  # killed, and not yet reaped
         self.backoff = Backoff()
 
     def _start(self, target: Callable[..., None], *args: Any) -> None:
-        """Start `target(its end of the channel, *args)` in a fresh interpreter."""
+        """Start `target(its end of the channel, *args)` in a fresh interpreter.
+
+        Raises OSError when no process, memory or descriptors are to be had.
+        """
         ours, theirs = pair()
-        self.channel = Channel(ours)
+        channel = Channel(ours)
+        with theirs:
+            try:
+                process = spawning.start(target, theirs, *args)
+            except OSError:
+                channel.close()
+                raise
+        self.channel, self._process = channel, process
         self.started_at = self.heard_at = clock.now()
-        self._process = spawning.start(target, theirs, *args)
-        theirs.close()
 
     @property
     def up(self) -> bool:
@@ -84,32 +93,37 @@ class Aide:
         return messages
 
     def kill(self) -> None:
-        """Kill it in the middle of whatever it does; that may take a while."""
+        """Kill it in the middle of whatever it does; it may take long to be dead."""
         if self._process is not None:
             self._process.kill()
-            self._dying.append(self._process)
-            self._process = None
+            self._dying.add(self._process.pid)
+            self._process = None  # with its descriptors; `close` needs a dead one
             self.channel.close()
             self.bury()
 
-    @property
-    def dying(self) -> set[int | None]:
-        """The pids of those that were killed and are not reaped yet."""
-        return {process.pid for process in self._dying}
+    def bury(self) -> set[int | None]:
+        """Reap what was killed; return the pids that hang in the kernel still."""
+        self._dying = {pid for pid in self._dying if pid and not _is_reaped(pid)}
+        return self._dying
 
-    def bury(self) -> None:
-        """Reap what was killed and has died; one that hangs in the kernel has not."""
-        for process in self._dying[:]:
-            if process.exitcode is not None:
-                process.close()
-                self._dying.remove(process)
+    def close(self, wait: float) -> bool:
+        """Hang up, which asks it to exit; kill it if it has not within `wait` s.
 
-    def close(self, wait: float) -> None:
-        """Hang up, which asks it to exit; kill it if it has not within `wait` s."""
+        Returns whether it has left by itself, or was not up.
+        """
         if self._process is None:
-            return
+            return True
         self.channel.hang_up()
         give_up_at = clock.now() + wait
         while self._process.exitcode is None and clock.now() < give_up_at:
             select.select([], [], [], _LOOK_EVERY)
+        exitcode = self._process.exitcode
         self.kill()
+        return exitcode == 0
+
+
+def _is_reaped(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG) != (0, 0)
+    except ChildProcessError:  # somebody else has reaped it
+        return True

@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import logging
 import random
-import select
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from setproctitle import setproctitle
 
 from . import clock, spawning
 from .aide import Aide
-from .channel import Channel, Message
+from .channel import Channel, Message, wait
 from .job import Project
 from .logrelay import LogRelay
 from .outcome import (
@@ -374,7 +373,7 @@ class _Desk:
         """Wait for a message, or for the moment at which the next turn is due."""
         waiting = [self._channel] if self._channel.waiting_to_send else []
         timeout = max(0.0, self._next_turn() - clock.now())
-        select.select([self._channel], waiting, [], timeout)
+        wait([self._channel], waiting, timeout)
         self._channel.flush()
         for message in self._channel.receive():
             self._heed(message)
@@ -419,7 +418,7 @@ class _Desk:
         """Say it and wait until it has been read: then the supervisor hangs up."""
         self._channel.send(kind, text=text)
         while not self._channel.ended:
-            select.select([self._channel], [], [])
+            wait([self._channel])
             said = [message["kind"] for message in self._channel.receive()]
             self._leaving = self._leaving or "leave" in said
 

@@ -177,10 +177,6 @@ class Child:
         self.gone = True
         self.deadline = self.kill_at = None
 
-    def unstarted(self, error: str) -> None:
-        """No process could be had for it: not the task's fault."""
-        self.stopping = Released(f"no process could be started: {error}")
-
     def close(self) -> None:
         self.channel.close()
         if self._pidfd is not None:

@@ -8,7 +8,6 @@ import contextlib
 import importlib
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -19,8 +18,8 @@ from typing import Any, NoReturn
 
 from setproctitle import setproctitle
 
-from . import clock, processes, spawning
-from .channel import Channel
+from . import clock, processes, resources, spawning
+from .channel import Channel, wait
 from .job import Job, Project
 
 LONGEST_TEXT = 65_536  # characters of an error that are kept
@@ -74,7 +73,7 @@ def wait_forked(control: socket.socket) -> NoReturn:
     _begin("spare")
     launcher = Channel(control)
     while not launcher.ended:
-        select.select([launcher], [], [])
+        wait([launcher])
         for message in launcher.receive():
             launcher.close()
             _run_job(Channel(socket.socket(fileno=message["fds"][0])))
@@ -152,6 +151,7 @@ class _Try:
 
 def _begin(title: str) -> None:
     spawning.begin()
+    resources.restore_files()
     processes.adopt_orphans()
     setproctitle(f"{processes.TITLE} {title}")
 
@@ -177,7 +177,7 @@ def _take_job(channel: Channel) -> Job:
                 return Job.from_message(message["job"])
         if channel.ended:
             _leave(1)
-        select.select([channel], [], [])
+        wait([channel])
 
 
 def _report(channel: Channel, verdict: str, **fields: Any) -> None:
@@ -188,7 +188,7 @@ def _say(channel: Channel, kind: str, **fields: Any) -> None:
     """Send a message and wait until it is sent, or nobody is left to read it."""
     channel.send(kind, **fields)
     while channel.waiting_to_send:
-        select.select([], [channel], [])
+        wait([], [channel])
         channel.flush()
 
 

@@ -10,12 +10,13 @@ import math
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from setproctitle import getproctitle, setproctitle
 
-from . import clock, processes, sweeper
+from . import clock, processes, resources, sweeper
 from .aide import Aide
 from .announcer import Announcer
 from .bookkeeper import Bookkeeper
@@ -26,6 +27,7 @@ from .launcher import Launcher
 from .lease import Lease
 from .logrelay import LogRelay
 from .options import Options
+from .outcome import Released
 from .queue import Runner
 from .slots import Slots
 from .sweeper import Sweeper
@@ -79,7 +81,8 @@ class Supervisor:
         """Claim, watch and record until told to stop and nothing is left running.
 
         Returns the exit status: 0; 1 when it cannot work at all; 75 when something
-        could not be written. `failure` says why it is not 0.
+        could not be written. `failure` says why it is not 0. Raises OptionError for
+        more workers than there can be open files for.
         """
         with self._set_up():
             while not self._finished():
@@ -89,8 +92,9 @@ class Supervisor:
                 self._hear_launcher()
                 self._renew_template()
                 self._hear_children()
-                self._enforce_limits()
-                self._sweep()
+                with self._reserve:
+                    self._enforce_limits()
+                    self._sweep()
                 self._hand_in_outcomes()
                 self._announce()
                 self._start_claimed_jobs()
@@ -104,18 +108,22 @@ class Supervisor:
         """Have wake-ups, a log that cannot block and both aides; end them all."""
         title, former_mark = getproctitle(), os.environ.get(processes.MARK)
         self._sweeper = Sweeper()
+        resources.fill_standard_streams()
         with (
+            resources.files_for(self.options.workers),
             Wakeups(_heeded()) as self._wakeups,
             LogRelay("background_task"),
             Watch() as self._watch,
+            contextlib.closing(resources.Reserve()) as self._reserve,
         ):
             self._watch.add_bell(self._wakeups)
             self._slots = Slots(self.launcher, self._watch, self.options.start_timeout)
             self.announcer = self._new_announcer()
+            self._become_runner()
             processes.adopt_orphans(True)
             self._began_at = clock.now()
             try:
-                self._become_runner()
+                self._start_aides()
                 yield
             finally:
                 self._end_everything()
@@ -129,7 +137,7 @@ class Supervisor:
         return Announcer(self._slots, target, limits) if target else None
 
     def _become_runner(self) -> None:
-        """Take a new name, and start both aides under it."""
+        """Take a new name, which the processes that are started from now on carry."""
         pid = os.getpid()
         started = processes.started(pid)
         assert started is not None, "this process is alive"
@@ -143,20 +151,34 @@ class Supervisor:
         os.environ[processes.MARK] = self.runner.id
         self._lease = Lease(self.options.lease, self.options.grace)
         self._fenced = False
+
+    def _start_aides(self) -> None:
         self._start_launcher()
         self._start_bookkeeper()
         self._show_title()
 
     def _start_launcher(self) -> None:
-        self.launcher.start()
-        self._watch.add(self.launcher.channel)
+        self._have_started(self.launcher, self.launcher.start)
 
     def _start_bookkeeper(self) -> None:
-        self.bookkeeper.start(self.runner, register=not self._lease.ever_renewed)
-        self._watch.add(self.bookkeeper.channel)
-        self._credits = 0
-        self.tries.take_back()
-        self._brief_bookkeeper()
+        register = not self._lease.ever_renewed
+        start = partial(self.bookkeeper.start, self.runner, register=register)
+        if self._have_started(self.bookkeeper, start):
+            self._credits = 0
+            self.tries.take_back()
+            self._brief_bookkeeper()
+
+    def _have_started(self, aide: Aide, start: Callable[[], None]) -> bool:
+        """Start an aide; False: it can't be had now, and is tried again later."""
+        try:
+            start()
+            self._watch.add(aide.channel)
+        except OSError as error:
+            aide.kill()
+            aide.backoff.failed()
+            why = resources.explained(error)
+            logger.error("The %s could not be started: %s", aide.name, why)
+        return aide.up
 
     def _brief_bookkeeper(self) -> None:
         """Tell a new bookkeeper what is held and which tasks there are."""
@@ -180,21 +202,14 @@ class Supervisor:
         aide.kill()
         aide.backoff.failed()
 
-    def _aides(self) -> set[int | None]:
-        """The processes whose end their handles wait for."""
-        alive = {self.bookkeeper.pid, self.launcher.pid}
-        return alive | self.bookkeeper.dying | self.launcher.dying
-
     def _end_everything(self) -> None:
         """Leave no process behind, however the loop ended."""
         if self.bookkeeper.up and not self.tries:
             self.bookkeeper.channel.send("leave")
         self.launcher.close(_PING_TIMEOUT)
         self.bookkeeper.close(0.0 if self.tries else _LAST_RECORD)
-        if not self._sweeper.finish(self.runner.id, self._aides()):
+        if not self._sweeper.finish(self.runner.id):
             logger.error("Processes of this runner are left that will not die")
-        self.bookkeeper.bury()
-        self.launcher.bury()
         self._slots.close()
 
     # Waiting
@@ -228,9 +243,8 @@ class Supervisor:
     def _heed_signals(self) -> None:
         notes = self._wakeups.take()
         if signal.SIGCHLD in notes:
-            self.bookkeeper.bury()
-            self.launcher.bury()
-            self._sweeper.reap(self._aides())
+            with self._reserve:
+                self._sweeper.reap({self.bookkeeper.pid, self.launcher.pid})
         for number in notes:
             if number in _DRAIN:
                 self._drain(signal.Signals(number).name)
@@ -381,14 +395,24 @@ class Supervisor:
             self.announcer.step(may_start=self.launcher.ready and not self._clearing)
 
     def _learn_from(self, child: Child) -> None:
-        """Start more slowly while starts fail; give up when the project cannot be."""
+        """Start more slowly while starts fail; give up when the project cannot be.
+
+        Those that were started together fail together: that is one failure.
+        """
         if child.begun is not None or self.stopping is not None:
             return
-        self._slots.backoff.failed()
+        if not self._slots.failed(child):
+            return
         if child.report and child.report.verdict == "unprepared":
             self._unprepared += 1
             if self._unprepared >= _UNPREPARED_IN_A_ROW:
                 self._fail(f"The project cannot be set up:\n{child.report.error}")
+
+    def _not_started(self, child: Child | None, why: str) -> Released:
+        """No process could be had: say so once for all that were asked for together."""
+        if self._slots.failed(child):
+            logger.error("No process could be started: %s", why)
+        return Released(f"no process could be started: {why}")
 
     # The launcher and its children
 
@@ -436,8 +460,8 @@ class Supervisor:
                 )
                 self._slots.gone(number, status)
             case {"kind": "unstarted", "number": int(number), "error": str(error)}:
-                logger.error("No process could be started: %s", error)
-                self._slots[number].unstarted(error)
+                child = self._slots[number]
+                child.stopping = self._not_started(child, error)
                 self._slots.gone(number, None)
 
     def _warn(self, warnings: list[str]) -> None:
@@ -469,7 +493,12 @@ class Supervisor:
             return
         if self._lease.trusted and clock.now() >= self._slots.backoff.until:
             for attempt in self.tries.waiting():
-                attempt.child = self._slots.start(attempt.job)
+                try:
+                    attempt.child = self._slots.start(attempt.job)
+                except OSError as error:
+                    why = resources.explained(error)
+                    attempt.outcome = self._not_started(None, why)
+                    return
 
     def _hear_children(self) -> None:
         if self._slots.hear():
@@ -529,7 +558,7 @@ class Supervisor:
 
     def _clear(self) -> None:
         """Kill what the launcher left; hand in its tasks when nothing is left."""
-        bookkeepers = {self.bookkeeper.pid} | self.bookkeeper.dying
+        bookkeepers = {self.bookkeeper.pid} | self.bookkeeper.bury()
         if self._sweeper.leftovers(self.runner.id, spared=bookkeepers):
             return
         self._slots.all_gone()
@@ -538,6 +567,7 @@ class Supervisor:
             self.tries.clear()  # others have them: nothing of them is ours to write
             if self.stopping is None:
                 self._become_runner()
+                self._start_aides()
 
     def _show_title(self) -> None:
         running, workers = len(self.tries.running()), self.options.workers

@@ -54,16 +54,16 @@ class Sweeper:
             with contextlib.suppress(ChildProcessError):  # its own starter reaped it
                 os.waitpid(pid, os.WNOHANG)
 
-    def finish(self, runner: str, awaited: set[int | None]) -> bool:
+    def finish(self, runner: str) -> bool:
         """Wait until nothing of a runner is left; False if that takes too long.
 
-        What is `awaited` is left for others to reap. Called after the loop, when there is nothing left to enforce.
+        Called after the loop, when there is nothing left to enforce.
         """
         give_up_at = clock.now() + _LONGEST
         while self.leftovers(runner, spared=set()):
             if clock.now() >= give_up_at:
                 return False
             select.select([], [], [], EVERY)
-            self.reap(awaited)
-        self.reap(awaited)
+            self.reap(set())
+        self.reap(set())
         return True

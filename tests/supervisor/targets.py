@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -339,3 +340,13 @@ def say_surroundings(args, context):
         "random": random.random(),
     }
     write([args[0], json.dumps(about)], context)
+
+
+def say_open_files(args, context):
+    write([args[0], json.dumps(resource.getrlimit(resource.RLIMIT_NOFILE))], context)
+
+
+def write_to_standard_output(args, context):
+    print("printed")
+    os.write(1, b"written\n")
+    say_pid(args[0])
