@@ -88,9 +88,7 @@ class Announcer:
 
     def _has_to_wait(self, why: object) -> None:
         self._backoff.failed()
-        logger.error(
-            "Announcing the end of %s tries has to wait: %s", self._given, why
-        )
+        logger.error("Announcing the end of %s tries has to wait: %s", self._given, why)
 
     def _follow(self, child: Child) -> None:
         while self._announced < min(child.progress or 0, self._given):

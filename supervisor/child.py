@@ -50,6 +50,7 @@ class Child:
         self.number = number
         self.job = job
         self.channel = channel
+        self.asked_for_at = now
         self.pid: int | None = None
         self.begun: float | None = None
         self.report: Report | None = None

@@ -44,6 +44,7 @@ class Launcher(Aide):
         self.grown_by = 0  # bytes, since it began to fork
         self._forks = False
         self._asked_at: float | None = None
+        self.answers_until = 0.0  # it has heeded what was sent to it until then
 
     def start(self) -> None:
         """Start the process; it answers `ready` or `failed`."""
@@ -83,6 +84,7 @@ class Launcher(Aide):
                 case {"kind": "ready", "method": method}:
                     self._ready, self._forks = True, method == Template.method
                 case {"kind": "pong", "grown_by": int(grown_by)}:
+                    self.answers_until = self._asked_at or self.answers_until
                     self._asked_at, self.grown_by = None, grown_by
         return messages
 

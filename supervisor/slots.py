@@ -110,6 +110,19 @@ class Slots:
                 if child.watches_memory:
                     child.enforce_memory(now, self._launcher.template_pid)
 
+    def never_came(self, now: float) -> list[Child]:
+        """Return those of which the launcher will never say that they have started.
+
+        It has answered since, and it takes its messages in order: one got lost.
+        """
+        return [
+            child
+            for child in self._children.values()
+            if child.pid is None
+            and now >= child.asked_for_at + self._start_timeout
+            and self._launcher.answers_until > child.asked_for_at
+        ]
+
     def moments(self) -> Iterator[float]:
         """Yield when there will be something to enforce."""
         for child in self._children.values():

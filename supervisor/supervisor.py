@@ -408,6 +408,10 @@ class Supervisor:
             if self._unprepared >= _UNPREPARED_IN_A_ROW:
                 self._fail(f"The project cannot be set up:\n{child.report.error}")
 
+    def _unstarted(self, child: Child, why: str) -> None:
+        child.stopping = self._not_started(child, why)
+        self._slots.gone(child.number, None)
+
     def _not_started(self, child: Child | None, why: str) -> Released:
         """No process could be had: say so once for all that were asked for together."""
         if self._slots.failed(child):
@@ -460,9 +464,7 @@ class Supervisor:
                 )
                 self._slots.gone(number, status)
             case {"kind": "unstarted", "number": int(number), "error": str(error)}:
-                child = self._slots[number]
-                child.stopping = self._not_started(child, error)
-                self._slots.gone(number, None)
+                self._unstarted(self._slots[number], error)
 
     def _warn(self, warnings: list[str]) -> None:
         """Tell each doubt about the project once."""
@@ -510,6 +512,8 @@ class Supervisor:
     def _enforce_limits(self) -> None:
         self._enforced_at = now = clock.now()
         self._slots.enforce_limits(now)
+        for child in self._slots.never_came(now):
+            self._unstarted(child, "the launcher has lost it")
         if self.stopping is not None and now >= self.stopping:
             self.tries.stop("the runner was stopped")
         if now >= self._lease.stop_at:
