@@ -51,6 +51,10 @@ _ROUNDS_EVERY = 1.0  # seconds between two looks at the other runners
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0  # seconds between tries in an outage
 
 
+# It says one of them in every turn that is due to renew the lease.
+_SIGNS_OF_LIFE = {"lease", "unavailable"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
     """Where the books are kept: a queue by dotted name, with plain data for it."""
@@ -74,6 +78,13 @@ class Bookkeeper(Aide):
     def start(self, runner: Runner, *, register: bool) -> None:
         """Start the process; it waits for `holding` before it claims anything."""
         self._start(keep_books, self._project, self._books, runner, register)
+
+    def receive(self) -> list[Message]:
+        """Return what it says; what shows that it looks after the lease counts."""
+        messages = self.channel.receive()
+        if any(message["kind"] in _SIGNS_OF_LIFE for message in messages):
+            self.heard_at = clock.now()
+        return messages
 
     def ended(self, claim: str, outcome: Outcome) -> None:
         """Have the end of a try recorded; `turn` or `refused` answers."""
@@ -361,7 +372,7 @@ class _Desk:
         self._available = False
         self._channel.send("unavailable", error=str(error))
         self._retry_at = clock.now() + self._retry_after * random.uniform(0.8, 1.2)
-        longest = min(_LONGEST_RETRY, self._books.lease / 6)
+        longest = min(_LONGEST_RETRY, self._books.lease / 12)  # see lease.py
         self._retry_after = min(self._retry_after * 2, longest)
         self._renew_at = 0.0  # renew and compare first: a commit may have been made
 

@@ -52,7 +52,8 @@ class Channel:
         """Send a message, or keep it until there is room for it."""
         fds = list(fds)
         message = {"kind": kind, **({"fds": len(fds)} if fds else {}), **fields}
-        line = json.dumps(message).encode() + b"\n"
+        # On a line of its own: a task may have written a part of one.
+        line = b"\n" + json.dumps(message).encode() + b"\n"
         self._outgoing.append((memoryview(line), fds))
         self.flush()
 
@@ -103,7 +104,8 @@ class Channel:
             self._skipping = False
         self._skipping = self._skipping or self._is_too_long(rest)
         self._incoming = bytearray() if self._skipping else rest
-        messages = (self._decode(line) for line in lines if not self._is_too_long(line))
+        fit = (line for line in lines if line and not self._is_too_long(line))
+        messages = (self._decode(line) for line in fit)
         return [message for message in messages if message is not None]
 
     def _is_too_long(self, line: bytearray) -> bool:

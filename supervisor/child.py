@@ -81,20 +81,24 @@ class Child:
         """Take in what the process says of itself."""
         match message:
             case {"kind": "begun", "at": float(at)} if self.begun is None:
-                self.begun = at
+                self.begun = self._moment(at, now)
                 seconds = self.job.limits.seconds
-                self.deadline = None if seconds is None else at + seconds
+                self.deadline = None if seconds is None else self.begun + seconds
             case {"kind": "progress", "done": int(done)}:
                 self.progress = done
             case {"kind": "report", "verdict": str(verdict), "at": float(at)}:
                 self.report = Report(
                     verdict,
-                    at,
+                    self._moment(at, now),
                     str(message.get("error", "")),
                     message.get("permanent") is True,
                 )
                 self.deadline = None
                 self._insist_by(now + self.job.limits.grace)
+
+    def _moment(self, at: float, now: float) -> float:
+        """Return the moment that it names, or now if it cannot be that one."""
+        return at if self.asked_for_at <= at <= now else now
 
     def prolong(self) -> None:
         """Count its time limit anew, from now."""

@@ -196,18 +196,29 @@ def text_of(error: BaseException) -> str:
     """Return the error's traceback from the user's first frame on, clean and bounded.
 
     Clean: no NUL, which PostgreSQL refuses, and no lone surrogate, which nothing can
-    encode. Bounded: the head and the tail of what is longer.
+    encode. Bounded: the head and the tail of what is longer, of which alone copies are
+    made to clean them.
     """
     try:
         frames = _user_frames(error.__traceback__)
         text = "".join(traceback.format_exception(type(error), error, frames))
     except Exception as second:  # an exception whose own __str__ raises
         text = f"{type(error).__name__} (its text cannot be shown: {second!r})"
-    text = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return _bounded(text)
+
+
+def _cleaned(text: str) -> str:
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= LONGEST_TEXT:
+        text = _cleaned(text)
     if len(text) <= LONGEST_TEXT:
         return text
     half = LONGEST_TEXT // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"
+    head, tail = _cleaned(text[:half])[:half], _cleaned(text[-half:])[-half:]
+    return f"{head}\n[... {len(text) - 2 * half} characters ...]\n{tail}"
 
 
 def _user_frames(trace: TracebackType | None) -> TracebackType | None:
@@ -230,6 +241,7 @@ def _leave(code: int) -> NoReturn:
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+        # It was not there, is closed, or nobody reads it.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
     os._exit(code)

@@ -16,7 +16,7 @@ from typing import Any
 
 from setproctitle import getproctitle, setproctitle
 
-from . import clock, processes, resources, sweeper
+from . import clock, lease, processes, resources, sweeper
 from .aide import Aide
 from .announcer import Announcer
 from .bookkeeper import Bookkeeper
@@ -46,7 +46,6 @@ _NEVER = math.inf
 _LAST_RECORD = 5.0  # seconds for what is still to be written at the end
 _TEMPLATE_MAY_GROW = 128 * 1024**2  # bytes
 _PING_EVERY, _PING_TIMEOUT = 2.0, 10.0
-_BOOKKEEPER_SILENCE = 0.6  # of the lease: it speaks at every third of it
 _UNPREPARED_IN_A_ROW = 3
 
 
@@ -193,14 +192,18 @@ class Supervisor:
             if self.stopping is not None:
                 self.bookkeeper.channel.send("drain")
 
-    def _drop(self, aide: Aide, why: str) -> None:
-        """Have done with an aide that died, hangs or is to be replaced."""
+    def _drop(self, aide: Aide, why: str, *, pause: bool = True) -> None:
+        """Have done with an aide that died, hangs or is to be replaced.
+
+        Without a pause where finding out has taken its time already.
+        """
         if not aide.up:
             return  # it was dropped for what it said last
         logger.error("The %s %s; it is replaced", aide.name, why)
         self._watch.forget(aide.channel)
         aide.kill()
-        aide.backoff.failed()
+        if pause:
+            aide.backoff.failed()
 
     def _end_everything(self) -> None:
         """Leave no process behind, however the loop ended."""
@@ -522,7 +525,7 @@ class Supervisor:
         self._enforce_answers(now)
 
     def _bookkeeper_due(self) -> float:
-        patience = self._lease.length * _BOOKKEEPER_SILENCE
+        patience = self._lease.length * lease.SILENCE
         return self.bookkeeper.due(patience, self.options.start_timeout)
 
     def _launcher_due(self) -> float:
@@ -535,7 +538,7 @@ class Supervisor:
             if self.launcher.up:
                 self.launcher.ping()
         if self.bookkeeper.up and now >= self._bookkeeper_due():
-            self._drop(self.bookkeeper, "does not answer")
+            self._drop(self.bookkeeper, "does not answer", pause=False)
         if self.launcher.up and now >= self._launcher_due():
             self._launcher_is_gone("does not answer")
         if now >= self._discovery_due():

@@ -114,20 +114,21 @@ def test_a_bookkeeper_that_is_killed_is_replaced_and_nothing_is_lost(start, pid,
     assert len(run.runners()) == 1
 
 
-def test_a_bookkeeper_that_freezes_is_replaced(start, pid, gate):
-    run = start(job("wait", pid, gate), lease=3.0, grace=0.1, until_empty=True)
+def test_no_task_is_stopped_for_a_bookkeeper_that_freezes(start, pid, gate):
+    run = start(
+        job("wait", pid, gate), workers=2, lease=5.0, grace=0.1, until_empty=True
+    )
     begun(run, pid)
     first = run.pid_of("bookkeeper")
 
     os.kill(first, signal.SIGSTOP)
     run.wait_for_pid("bookkeeper", other_than=first)
+    renewed = len(run.entries("renewed"))
+    run.wait_until(lambda: len(run.entries("renewed")) > renewed + 1)
     gate.touch()
 
     assert run.finish() == 0, run.log
-    # On a slow host so short a lease ends first: then it was released and run again.
-    *released, last = run.endings(1)
-    assert set(released) <= {"Released"}
-    assert last == "Succeeded"
+    assert run.endings(1) == ["Succeeded"]
     assert "The bookkeeper does not answer; it is replaced" in run.log
 
 
