@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,21 @@ def logged(*, wanted: bool) -> Iterator[None]:
         contextlib.redirect_stderr(err),
     ):
         yield
+
+
+def say(stream: Any, line: str) -> None:
+    """Write a line; a stream that is closed or full is no reason to stop.
+
+    Past its buffer, which would keep the line and fail once more when Python exits.
+    """
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        stream.flush()
+        try:
+            fd = stream.fileno()
+        except io.UnsupportedOperation:  # it is in memory only
+            stream.write(f"{line}\n")
+        else:
+            os.write(fd, f"{line}\n".encode(errors="backslashreplace"))
 
 
 class _LineLog(io.TextIOBase):

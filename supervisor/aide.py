@@ -1,6 +1,8 @@
 """How does the supervisor keep a long-lived process of its own at work?"""
 
 import math
+import os
+import select
 from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -9,6 +11,7 @@ from . import clock, spawning
 from .channel import Channel, Message, pair
 
 _LONGEST_BACKOFF = 30.0
+_LOOK_EVERY = 0.02  # seconds, whether one that was asked to exit has
 
 
 class Backoff:
@@ -40,16 +43,24 @@ class Aide:
 
     def __init__(self) -> None:
         self._process: SpawnProcess | None = None
-        self._exitcode: int | None = None  # of its last life
+        self._dying: set[int | None] = set()  # killed, and not yet reaped
         self.backoff = Backoff()
 
     def _start(self, target: Callable[..., None], *args: Any) -> None:
-        """Start `target(its end of the channel, *args)` in a fresh interpreter."""
+        """Start `target(its end of the channel, *args)` in a fresh interpreter.
+
+        Raises OSError when no process, memory or descriptors are to be had.
+        """
         ours, theirs = pair()
-        self.channel = Channel(ours)
+        channel = Channel(ours)
+        with theirs:
+            try:
+                process = spawning.start(target, theirs, *args)
+            except OSError:
+                channel.close()
+                raise
+        self.channel, self._process = channel, process
         self.started_at = self.heard_at = clock.now()
-        self._process = spawning.start(target, theirs, *args)
-        theirs.close()
 
     @property
     def up(self) -> bool:
@@ -85,10 +96,18 @@ class Aide:
         return messages
 
     def kill(self) -> None:
-        """Kill it in the middle of whatever it does."""
+        """Kill it in the middle of whatever it does; it may take long to be dead."""
         if self._process is not None:
             self._process.kill()
-            self._gone(None)
+            self._dying.add(self._process.pid)
+            self._process = None  # with its descriptors; `close` needs a dead one
+            self.channel.close()
+            self.bury()
+
+    def bury(self) -> set[int | None]:
+        """Reap what was killed; return the pids that hang in the kernel still."""
+        self._dying = {pid for pid in self._dying if pid and not _is_reaped(pid)}
+        return self._dying
 
     def close(self, wait: float) -> bool:
         """Hang up, which asks it to exit; kill it if it has not within `wait` s.
@@ -98,17 +117,16 @@ class Aide:
         if self._process is None:
             return True
         self.channel.hang_up()
-        if not self._gone(wait):
-            self.kill()
-        return self._exitcode == 0
+        give_up_at = clock.now() + wait
+        while self._process.exitcode is None and clock.now() < give_up_at:
+            select.select([], [], [], _LOOK_EVERY)
+        exitcode = self._process.exitcode
+        self.kill()
+        return exitcode == 0
 
-    def _gone(self, wait: float | None) -> bool:
-        assert self._process is not None
-        self._process.join(wait)
-        if self._process.exitcode is None:
-            return False
-        self._exitcode = self._process.exitcode
-        self._process.close()
-        self._process = None
-        self.channel.close()
+
+def _is_reaped(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG) != (0, 0)
+    except ChildProcessError:  # somebody else has reaped it
         return True

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-from . import clock
+from . import clock, resources
 from .aide import Backoff
 from .child import Child
 from .job import Job, Limits
@@ -81,7 +81,14 @@ class Announcer:
             claim="announcer",
             limits=self._limits,
         )
-        self._child = self._slots.start(job)
+        try:
+            self._child = self._slots.start(job)
+        except OSError as error:
+            self._has_to_wait(resources.explained(error))
+
+    def _has_to_wait(self, why: object) -> None:
+        self._backoff.failed()
+        logger.error("Announcing the end of %s tries has to wait: %s", self._given, why)
 
     def _follow(self, child: Child) -> None:
         while self._announced < min(child.progress or 0, self._given):
@@ -97,10 +104,7 @@ class Announcer:
         if outcome == Succeeded():
             self._backoff.succeeded()
         elif child.progress is None:  # it never got to the first one
-            self._backoff.failed()
-            logger.error(
-                "Announcing the end of %s tries has to wait: %s", self._given, outcome
-            )
+            self._has_to_wait(outcome)
         elif self._announced < self._given:
             task = self._news.popleft()["task"]
             logger.error(

@@ -12,7 +12,6 @@ import importlib
 import logging
 import math
 import random
-import select
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from setproctitle import setproctitle
 
 from . import clock, spawning
 from .aide import Aide
-from .channel import Channel, Message
+from .channel import Channel, Message, wait
 from .job import Job, Project
 from .logrelay import LogRelay
 from .outcome import (
@@ -58,6 +57,10 @@ _NEVER = math.inf
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0  # seconds between tries in an outage
 
 
+# It says one of them in every turn that is due to renew the lease.
+_SIGNS_OF_LIFE = {"lease", "unavailable"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
     """Where the books are kept: a queue by dotted name, with plain data for it."""
@@ -81,6 +84,13 @@ class Bookkeeper(Aide):
     def start(self, runner: Runner, *, register: bool) -> None:
         """Start the process; it waits for `holding` before it claims anything."""
         self._start(keep_books, self._project, self._books, runner, register)
+
+    def receive(self) -> list[Message]:
+        """Return what it says; what shows that it looks after the lease counts."""
+        messages = self.channel.receive()
+        if any(message["kind"] in _SIGNS_OF_LIFE for message in messages):
+            self.heard_at = clock.now()
+        return messages
 
     def ended(self, claim: str, outcome: Outcome, *, at_once: bool) -> None:
         """Have the end of a try recorded; `turn` or `refused` answers.
@@ -455,7 +465,7 @@ class _Desk:
         self._available = False
         self._channel.send("unavailable", error=str(error))
         self._retry_at = clock.now() + self._retry_after * random.uniform(0.8, 1.2)
-        longest = min(_LONGEST_RETRY, self._books.lease / 6)
+        longest = min(_LONGEST_RETRY, self._books.lease / 12)  # see lease.py
         self._retry_after = min(self._retry_after * 2, longest)
         self._renew_at = 0.0  # renew and compare first: a commit may have been made
 
@@ -467,19 +477,18 @@ class _Desk:
         """Wait for a message, a wake-up, or the moment at which a turn is due."""
         waiting = [self._channel] if self._channel.waiting_to_send else []
         timeout = max(0.0, self._next_turn() - clock.now())
-        ears: list[Any] = [self._channel, *self._ears()]
-        select.select(ears, waiting, [], timeout)
+        wait([self._channel, *self._ears()], waiting, timeout)
         self._channel.flush()
         for message in self._channel.receive():
             self._heed(message)
 
-    def _ears(self) -> list[int]:
+    def _ears(self) -> list[Queue]:
         """What tells of tasks that were enqueued; nothing while none could be claimed.
 
         Then a storm of them makes nobody busy.
         """
-        ear = self._queue.fileno() if self._may_hear() else None
-        return [] if ear is None else [ear]
+        listens = self._may_hear() and self._queue.fileno() is not None
+        return [self._queue] if listens else []
 
     def _may_hear(self) -> bool:
         fit = self._available is not False and self._hear_at <= clock.now()
@@ -536,7 +545,7 @@ class _Desk:
         """Say it and wait until it has been read: then the supervisor hangs up."""
         self._channel.send(kind, text=text)
         while not self._channel.ended:
-            select.select([self._channel], [], [])
+            wait([self._channel])
             said = [message["kind"] for message in self._channel.receive()]
             self._leaving = self._leaving or "leave" in said
 

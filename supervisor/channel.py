@@ -3,7 +3,9 @@
 import array
 import contextlib
 import json
+import math
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Iterable
@@ -19,7 +21,8 @@ class Channel:
     """One end of a private socket pair: messages out and in, neither ever blocks.
 
     A message is one JSON object with a `kind`. It may carry open file descriptors,
-    which the channel takes over: they are closed here once they have been sent.
+    which the channel takes over: they are closed here once they have been sent. A
+    message arrives without them where no more files may be open.
     What is sent to a dead peer is dropped; `ended` says that it is gone.
     """
 
@@ -33,7 +36,7 @@ class Channel:
         self._longest = longest
         self._incoming = bytearray()
         self._skipping = False  # what comes is the rest of a line that is too long
-        self._received_fds: deque[int] = deque()
+        self._received_fds: deque[list[int]] = deque()  # of one message each
         self._outgoing: deque[tuple[memoryview, list[int]]] = deque()
         self.ended = False
 
@@ -49,7 +52,8 @@ class Channel:
         """Send a message, or keep it until there is room for it."""
         fds = list(fds)
         message = {"kind": kind, **({"fds": len(fds)} if fds else {}), **fields}
-        line = json.dumps(message).encode() + b"\n"
+        # On a line of its own: a task may have written a part of one.
+        line = b"\n" + json.dumps(message).encode() + b"\n"
         self._outgoing.append((memoryview(line), fds))
         self.flush()
 
@@ -76,7 +80,7 @@ class Channel:
         """
         while most > 0 and not self.ended:
             try:
-                data, ancillary, _, _ = self._socket.recvmsg(
+                data, ancillary, flags, _ = self._socket.recvmsg(
                     _CHUNK,
                     _ROOM_FOR_FDS if self._longest is None else 0,
                     getattr(socket, "MSG_CMSG_CLOEXEC", 0),
@@ -84,8 +88,10 @@ class Channel:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:  # reset by a peer that died with unread data
-                data, ancillary = b"", []
-            self._received_fds.extend(_fds_of(ancillary))
+                data, ancillary, flags = b"", [], 0
+            # One call returns those of one message; truncated, if we may have no more.
+            if ancillary or (flags & socket.MSG_CTRUNC and self._longest is None):
+                self._received_fds.append(_fds_of(ancillary))
             self._incoming += data
             self.ended = not data
             most -= len(data)
@@ -98,7 +104,8 @@ class Channel:
             self._skipping = False
         self._skipping = self._skipping or self._is_too_long(rest)
         self._incoming = bytearray() if self._skipping else rest
-        messages = (self._decode(line) for line in lines if not self._is_too_long(line))
+        fit = (line for line in lines if line and not self._is_too_long(line))
+        messages = (self._decode(line) for line in fit)
         return [message for message in messages if message is not None]
 
     def _is_too_long(self, line: bytearray) -> bool:
@@ -113,8 +120,12 @@ class Channel:
         if not isinstance(message, dict) or "kind" not in message:
             return None
         count = message.pop("fds", 0)
-        if isinstance(count, int) and 0 < count <= len(self._received_fds):
-            message["fds"] = [self._received_fds.popleft() for _ in range(count)]
+        if count and self._received_fds:
+            fds = self._received_fds.popleft()
+            if len(fds) == count:
+                message["fds"] = fds
+            else:
+                _close_all(fds)
         return message
 
     def hang_up(self) -> None:
@@ -127,7 +138,8 @@ class Channel:
         for _, fds in self._outgoing:
             _close_all(fds)
         self._outgoing.clear()
-        _close_all(self._received_fds)
+        for fds in self._received_fds:
+            _close_all(fds)
         self._received_fds.clear()
         self._socket.close()
         self.ended = True
@@ -136,6 +148,24 @@ class Channel:
 def pair() -> tuple[socket.socket, socket.socket]:
     """Return the two ends of a new private socket pair."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def wait(
+    readable: Iterable[Any], writable: Iterable[Any] = (), timeout: float | None = None
+) -> None:
+    """Wait until one has something to read, or room; at the longest `timeout` s.
+
+    Unlike `select()`, for descriptors over 1023 too.
+    """
+    poll = select.poll()
+    events: dict[int, int] = {}
+    for one in readable:
+        events[one.fileno()] = select.POLLIN
+    for one in writable:
+        events[one.fileno()] = events.get(one.fileno(), 0) | select.POLLOUT
+    for fd, mask in events.items():
+        poll.register(fd, mask)
+    poll.poll(None if timeout is None else math.ceil(timeout * 1000))
 
 
 def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:

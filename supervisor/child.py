@@ -53,6 +53,7 @@ class Child:
         self.number = number
         self.job = job
         self.channel = channel
+        self.asked_for_at = now
         self.pid: int | None = None
         self.begun: float | None = None
         self.report: Report | None = None
@@ -84,20 +85,24 @@ class Child:
         """Take in what the process says of itself."""
         match message:
             case {"kind": "begun", "at": float(at)} if self.begun is None:
-                self.begun = at
+                self.begun = self._moment(at, now)
                 seconds = self.job.limits.seconds
-                self.deadline = None if seconds is None else at + seconds
+                self.deadline = None if seconds is None else self.begun + seconds
             case {"kind": "progress", "done": int(done)}:
                 self.progress = done
             case {"kind": "report", "verdict": str(verdict), "at": float(at)}:
                 self.report = Report(
                     verdict,
-                    at,
+                    self._moment(at, now),
                     str(message.get("error", "")),
                     message.get("permanent") is True,
                 )
                 self.deadline = None
                 self._insist_by(now + self.job.limits.grace)
+
+    def _moment(self, at: float, now: float) -> float:
+        """Return the moment that it names, or now if it cannot be that one."""
+        return at if self.asked_for_at <= at <= now else now
 
     @property
     def took(self) -> float | None:
@@ -199,10 +204,6 @@ class Child:
         self._exitcode = exitcode
         self.gone = True
         self.deadline = self.kill_at = None
-
-    def unstarted(self, error: str) -> None:
-        """No process could be had for it: not the task's fault."""
-        self.stopping = Released(f"no process could be started: {error}")
 
     def close(self) -> None:
         self.channel.close()

@@ -8,7 +8,6 @@ import contextlib
 import importlib
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -19,8 +18,8 @@ from typing import Any, NoReturn
 
 from setproctitle import setproctitle
 
-from . import clock, processes, spawning
-from .channel import Channel
+from . import clock, processes, resources, spawning
+from .channel import Channel, wait
 from .job import Job, Project
 
 LONGEST_TEXT = 65_536  # characters of an error that are kept
@@ -74,7 +73,7 @@ def wait_forked(control: socket.socket) -> NoReturn:
     _begin("spare")
     launcher = Channel(control)
     while not launcher.ended:
-        select.select([launcher], [], [])
+        wait([launcher])
         for message in launcher.receive():
             launcher.close()
             _forget_terms()
@@ -174,6 +173,7 @@ class _Try:
 def _begin(title: str) -> None:
     """Begin; a SIGTERM waits until the task can heed it."""
     spawning.begin({signal.SIGTERM})
+    resources.restore_files()
     processes.adopt_orphans()
     setproctitle(f"{processes.TITLE} {title}")
 
@@ -199,7 +199,7 @@ def _take_job(channel: Channel) -> Job:
                 return Job.from_message(message["job"])
         if channel.ended:
             _leave(1)
-        select.select([channel], [], [])
+        wait([channel])
 
 
 def _report(channel: Channel, verdict: str, **fields: Any) -> None:
@@ -210,7 +210,7 @@ def _say(channel: Channel, kind: str, **fields: Any) -> None:
     """Send a message and wait until it is sent, or nobody is left to read it."""
     channel.send(kind, **fields)
     while channel.waiting_to_send:
-        select.select([], [channel], [])
+        wait([], [channel])
         channel.flush()
 
 
@@ -218,18 +218,29 @@ def text_of(error: BaseException) -> str:
     """Return the error's traceback from the user's first frame on, clean and bounded.
 
     Clean: no NUL, which PostgreSQL refuses, and no lone surrogate, which nothing can
-    encode. Bounded: the head and the tail of what is longer.
+    encode. Bounded: the head and the tail of what is longer, of which alone copies are
+    made to clean them.
     """
     try:
         frames = _user_frames(error.__traceback__)
         text = "".join(traceback.format_exception(type(error), error, frames))
     except Exception as second:  # an exception whose own __str__ raises
         text = f"{type(error).__name__} (its text cannot be shown: {second!r})"
-    text = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return _bounded(text)
+
+
+def _cleaned(text: str) -> str:
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= LONGEST_TEXT:
+        text = _cleaned(text)
     if len(text) <= LONGEST_TEXT:
         return text
     half = LONGEST_TEXT // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"
+    head, tail = _cleaned(text[:half])[:half], _cleaned(text[-half:])[-half:]
+    return f"{head}\n[... {len(text) - 2 * half} characters ...]\n{tail}"
 
 
 def _user_frames(trace: TracebackType | None) -> TracebackType | None:
@@ -252,6 +263,7 @@ def _leave(code: int) -> NoReturn:
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+        # It was not there, is closed, or nobody reads it.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
     os._exit(code)

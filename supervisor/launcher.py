@@ -10,6 +10,7 @@ runs in the launcher's process. How a process is started is the business of its 
 """
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -18,9 +19,9 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-from . import clock, entry, processes, spawning, template
+from . import clock, entry, processes, resources, spawning, template
 from .aide import Aide
-from .channel import Channel, Message, pair
+from .channel import Channel, Message, wait
 from .job import Project
 from .spawner import Spawner
 from .sweeper import EVERY, Remains, reap
@@ -42,6 +43,7 @@ class Launcher(Aide):
         self.grown_by = 0  # bytes, since it began to fork
         self._forks = False
         self._asked_at: float | None = None
+        self.answers_until = 0.0  # it has heeded what was sent to it until then
 
     def start(self) -> None:
         """Start the process; it answers `ready` or `failed`."""
@@ -59,11 +61,9 @@ class Launcher(Aide):
         """The process whose heap its children share; None: they share nothing."""
         return self.pid if self._forks else None
 
-    def start_child(self, number: int) -> socket.socket:
-        """Have a child started; return our end of its channel."""
-        ours, theirs = pair()
-        self.channel.send("start", fds=[theirs.detach()], number=number)
-        return ours
+    def start_child(self, number: int, end: int) -> None:
+        """Have a child started; `end` is the descriptor of its end of a channel."""
+        self.channel.send("start", fds=[end], number=number)
 
     @property
     def silent_since(self) -> float | None:
@@ -83,6 +83,7 @@ class Launcher(Aide):
                 case {"kind": "ready", "method": method}:
                     self._ready, self._forks = True, method == Template.method
                 case {"kind": "pong", "grown_by": int(grown_by)}:
+                    self.answers_until = self._asked_at or self.answers_until
                     self._asked_at, self.grown_by = None, grown_by
         return messages
 
@@ -131,7 +132,7 @@ def _launch_from_template(channel: Channel, project: Project) -> None:
 
 def _wait_for_the_end(channel: Channel) -> None:
     while not channel.ended:
-        select.select([channel], [channel] if channel.waiting_to_send else [], [])
+        wait([channel], [channel] if channel.waiting_to_send else [])
         channel.flush()
         channel.receive()
 
@@ -145,6 +146,8 @@ class _Launch:
         self._alive: dict[int, tuple[int, Any]] = {}  # by pid: number, what it needs
         self._dead: dict[int, int] = {}  # pid to number: not yet swept
         self._remains = Remains()
+        self._reserve = resources.Reserve()
+        self._unwanted: dict[int, OSError] = {}  # by pid: started in vain, and killed
 
     def run(self, wakeups: Wakeups) -> None:
         """Serve until the supervisor is gone, then leave nothing behind."""
@@ -156,32 +159,48 @@ class _Launch:
             for message in self._channel.receive():
                 self._heed(message)
             self._look_for_dead()
-            self._sweep()
+            with self._reserve:
+                self._sweep()
         self._end_everything()
 
     def _wait(self, wakeups: Wakeups) -> None:
         readable: list[Any] = [wakeups, self._channel, *self._form.readable()]
         writable = [self._channel] if self._channel.waiting_to_send else []
-        select.select(readable, writable, [], EVERY if self._dead else None)
+        wait(readable, writable, EVERY if self._dead else None)
 
     def _heed(self, message: Message) -> None:
         match message:
             case {"kind": "start", "number": int(number), "fds": [int(fd)]}:
                 self._start(number, fd)
+            case {"kind": "start", "number": int(number)}:  # its descriptor was lost
+                no_room = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                self._unstarted(number, no_room)
             case {"kind": "ping"}:
-                self._channel.send("pong", grown_by=self._form.grown_by())
+                with self._reserve:
+                    grown_by = self._form.grown_by()
+                self._channel.send("pong", grown_by=grown_by)
 
     def _start(self, number: int, fd: int) -> None:
         try:
             pid, needed = self._form.start(socket.socket(fileno=fd))
         except OSError as error:  # no more processes, memory or descriptors
-            self._channel.send("unstarted", number=number, error=str(error))
+            self._unstarted(number, error)
             return
         self._alive[pid] = number, needed
-        pidfd = processes.handle(pid)
+        try:
+            pidfd = processes.handle(pid)
+        except OSError as error:  # it could not be signalled for certain: have it not
+            os.kill(pid, signal.SIGKILL)
+            self._unwanted[pid] = error
+            return
         self._channel.send(
             "started", fds=[] if pidfd is None else [pidfd], number=number, pid=pid
         )
+
+    def _unstarted(self, number: int, error: OSError) -> None:
+        """Say that no process is there for it, and with which limit of ours."""
+        why = resources.explained(error)
+        self._channel.send("unstarted", number=number, error=why)
 
     def _look_for_dead(self) -> None:
         """Move the dead from alive to dead, without reaping them yet.
@@ -204,6 +223,9 @@ class _Launch:
             self._channel.send("survivors", processes=survivors)
         for pid, number in self._dead.items():
             _, status, usage = os.wait4(pid, 0)
+            if error := self._unwanted.pop(pid, None):
+                self._unstarted(number, error)
+                continue
             self._channel.send(
                 "exited",
                 number=number,
@@ -219,6 +241,7 @@ class _Launch:
 
     def _end_everything(self) -> None:
         """Kill every task and all that they started, until nothing is left."""
+        self._reserve.close()
         self._form.close()
         for pid in self._alive:
             _kill_group(pid)

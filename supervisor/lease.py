@@ -1,9 +1,28 @@
-"""Until when may we trust that nobody else takes our tasks for lost?"""
+"""Until when may we trust that nobody else takes our tasks for lost?
+
+Of a lease of L seconds, counted from when its last renewal was sent:
+
+    L/3      it is renewed again, by a bookkeeper that is well
+    0.45 L   one that has neither renewed it nor said `unavailable` since is replaced
+    0.65 L   what runs is asked to stop, or later: `Lease.stop_at`
+    0.9 L    what runs is killed, or later: `Lease.kill_at`
+
+So that none is replaced that is well, none in an outage either, and no task is stopped
+for one that is frozen:
+
+    L/3 + what a turn takes                               < 0.45 L
+    L/12 * 1.2, the longest pause + L/3, the longest call < 0.45 L
+    0.45 L + the start of a bookkeeper                    < stop_at
+
+The last leaves 0.2 L for the start: 0.6 s of a lease of 3 s. With the defaults, a lease
+of 30 s and a grace of 5 s, it leaves 10.5 s.
+"""
 
 import math
 
 from . import clock
 
+SILENCE = 0.45  # of the lease: for so long may a bookkeeper be silent
 _MARGIN = 1.0  # seconds before the end at which nothing of ours lives any more
 
 
@@ -17,7 +36,7 @@ class Lease:
     def __init__(self, length: float, grace: float) -> None:
         """`length` and `grace` are seconds; a long grace is cut to fit the lease."""
         self.length = length
-        self._grace = min(grace, length / 3)
+        self._grace = min(grace, length / 4)
         self._margin = min(_MARGIN, length / 10)
         self._ends: float | None = None
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from . import clock
 from .aide import Backoff
-from .channel import Channel
+from .channel import Channel, pair
 from .child import Child
 from .job import Job
 from .launcher import Launcher
@@ -28,6 +28,7 @@ class Slots:
         self._start_timeout = start_timeout
         self._children: dict[int, Child] = {}  # by number
         self._numbers = 0
+        self._slowed_by = 0  # the last child that was started before the last failure
         self._memory_at = 0.0
 
     def __len__(self) -> int:
@@ -37,13 +38,34 @@ class Slots:
         return self._children[number]
 
     def start(self, job: Job) -> Child:
-        """Have a process started for a job."""
-        self._numbers += 1
-        channel = Channel(self._launcher.start_child(self._numbers), _LONGEST_LINE)
-        self._watch.add(channel)
+        """Have a process started for a job.
+
+        Raises OSError when no descriptors or memory are to be had.
+        """
+        ours, theirs = pair()
+        channel = Channel(ours, _LONGEST_LINE)
+        with theirs:
+            try:
+                self._watch.add(channel)
+            except OSError:
+                channel.close()
+                raise
+            self._numbers += 1
+            self._launcher.start_child(self._numbers, theirs.detach())
         child = Child(self._numbers, job, channel, clock.now(), self._start_timeout)
         self._children[child.number] = child
         return child
+
+    def failed(self, child: Child | None) -> bool:
+        """A child has not begun, or None could be had: slow the starts down.
+
+        That is done once for all that were started before; returns whether it was.
+        """
+        if child is not None and child.number <= self._slowed_by:
+            return False
+        self._slowed_by = self._numbers
+        self.backoff.failed()
+        return True
 
     def hear(self) -> bool:
         """Take in what the children say; return whether one of them has begun."""
@@ -87,6 +109,19 @@ class Slots:
             for child in self._children.values():
                 if child.watches_memory:
                     child.enforce_memory(now, self._launcher.template_pid)
+
+    def never_came(self, now: float) -> list[Child]:
+        """Return those of which the launcher will never say that they have started.
+
+        It has answered since, and it takes its messages in order: one got lost.
+        """
+        return [
+            child
+            for child in self._children.values()
+            if child.pid is None
+            and now >= child.asked_for_at + self._start_timeout
+            and self._launcher.answers_until > child.asked_for_at
+        ]
 
     def moments(self) -> Iterator[float]:
         """Yield when there will be something to enforce."""

@@ -10,12 +10,13 @@ import math
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from setproctitle import getproctitle, setproctitle
 
-from . import clock, processes, sweeper
+from . import clock, lease, processes, resources, sweeper
 from .aide import Aide
 from .announcer import Announcer
 from .bookkeeper import Bookkeeper
@@ -26,6 +27,7 @@ from .launcher import Launcher
 from .lease import Lease
 from .logrelay import LogRelay
 from .options import Options
+from .outcome import Released
 from .queue import Runner
 from .slots import Slots
 from .sweeper import Sweeper
@@ -46,7 +48,6 @@ _LAST_RECORD = 5.0  # seconds for what is still to be written at the end
 _TEMPLATE_MAY_GROW = 128 * 1024**2  # bytes
 _PING_EVERY, _PING_TIMEOUT = 2.0, 10.0
 _PROVEN = 30.0  # seconds of life after which a bookkeeper's death is not its last's
-_BOOKKEEPER_SILENCE = 0.6  # of the lease: it speaks at every third of it
 _UNPREPARED_IN_A_ROW = 3
 _LONGEST_WAIT = 1.0  # seconds for a slot, of what was claimed ahead
 
@@ -83,7 +84,8 @@ class Supervisor:
         """Claim, watch and record until told to stop and nothing is left running.
 
         Returns the exit status: 0; 1 when it cannot work at all; 75 when something
-        could not be written. `failure` says why it is not 0.
+        could not be written. `failure` says why it is not 0. Raises OptionError for
+        more workers than there can be open files for.
         """
         with self._set_up():
             while not self._finished():
@@ -93,8 +95,9 @@ class Supervisor:
                 self._hear_launcher()
                 self._renew_template()
                 self._hear_children()
-                self._enforce_limits()
-                self._sweep()
+                with self._reserve:
+                    self._enforce_limits()
+                    self._sweep()
                 self._hand_in_outcomes()
                 self._announce()
                 self._start_claimed_jobs()
@@ -108,18 +111,22 @@ class Supervisor:
         """Have wake-ups, a log that cannot block and both aides; end them all."""
         title, former_mark = getproctitle(), os.environ.get(processes.MARK)
         self._sweeper = Sweeper()
+        resources.fill_standard_streams()
         with (
+            resources.files_for(self.options.workers),
             Wakeups(_heeded()) as self._wakeups,
             LogRelay("background_task"),
             Watch() as self._watch,
+            contextlib.closing(resources.Reserve()) as self._reserve,
         ):
             self._watch.add_bell(self._wakeups)
             self._slots = Slots(self.launcher, self._watch, self.options.start_timeout)
             self.announcer = self._new_announcer()
+            self._become_runner()
             processes.adopt_orphans(True)
             self._began_at = clock.now()
             try:
-                self._become_runner()
+                self._start_aides()
                 yield
             finally:
                 self._end_everything()
@@ -133,7 +140,7 @@ class Supervisor:
         return Announcer(self._slots, target, limits) if target else None
 
     def _become_runner(self) -> None:
-        """Take a new name, and start both aides under it."""
+        """Take a new name, which the processes that are started from now on carry."""
         pid = os.getpid()
         started = processes.started(pid)
         assert started is not None, "this process is alive"
@@ -147,20 +154,34 @@ class Supervisor:
         os.environ[processes.MARK] = self.runner.id
         self._lease = Lease(self.options.lease, self.options.grace)
         self._fenced = False
+
+    def _start_aides(self) -> None:
         self._start_launcher()
         self._start_bookkeeper()
         self._show_title()
 
     def _start_launcher(self) -> None:
-        self.launcher.start()
-        self._watch.add(self.launcher.channel)
+        self._have_started(self.launcher, self.launcher.start)
 
     def _start_bookkeeper(self) -> None:
-        self.bookkeeper.start(self.runner, register=not self._lease.ever_renewed)
-        self._watch.add(self.bookkeeper.channel)
-        self._credits = 0
-        self.tries.take_back()
-        self._brief_bookkeeper()
+        register = not self._lease.ever_renewed
+        start = partial(self.bookkeeper.start, self.runner, register=register)
+        if self._have_started(self.bookkeeper, start):
+            self._credits = 0
+            self.tries.take_back()
+            self._brief_bookkeeper()
+
+    def _have_started(self, aide: Aide, start: Callable[[], None]) -> bool:
+        """Start an aide; False: it can't be had now, and is tried again later."""
+        try:
+            start()
+            self._watch.add(aide.channel)
+        except OSError as error:
+            aide.kill()
+            aide.backoff.failed()
+            why = resources.explained(error)
+            logger.error("The %s could not be started: %s", aide.name, why)
+        return aide.up
 
     def _brief_bookkeeper(self) -> None:
         """Tell a new bookkeeper what is held and which tasks there are."""
@@ -175,14 +196,18 @@ class Supervisor:
             if self.stopping is not None:
                 self.bookkeeper.channel.send("drain")
 
-    def _drop(self, aide: Aide, why: str) -> None:
-        """Have done with an aide that died, hangs or is to be replaced."""
+    def _drop(self, aide: Aide, why: str, *, pause: bool = True) -> None:
+        """Have done with an aide that died, hangs or is to be replaced.
+
+        Without a pause where finding out has taken its time already.
+        """
         if not aide.up:
             return  # it was dropped for what it said last
         self._watch.forget(aide.channel)
         aide.kill()
-        wait = aide.backoff.failed()
-        logger.error("The %s %s; it is replaced in %g s", aide.name, why, wait)
+        wait = aide.backoff.failed() if pause else 0.0
+        when = f" in {wait:g} s" if wait else ""
+        logger.error("The %s %s; it is replaced%s", aide.name, why, when)
 
     def _end_everything(self) -> None:
         """Leave no process behind, however the loop ended."""
@@ -224,7 +249,8 @@ class Supervisor:
     def _heed_signals(self) -> None:
         notes = self._wakeups.take()
         if signal.SIGCHLD in notes:
-            self._sweeper.reap({self.bookkeeper.pid, self.launcher.pid})
+            with self._reserve:
+                self._sweeper.reap({self.bookkeeper.pid, self.launcher.pid})
         for number in notes:
             if number in _DRAIN:
                 self._drain(signal.Signals(number).name)
@@ -380,16 +406,30 @@ class Supervisor:
             self.announcer.step(may_start=self.launcher.ready and not self._clearing)
 
     def _learn_from(self, child: Child) -> None:
-        """Start more slowly while starts fail; give up when the project cannot be."""
+        """Start more slowly while starts fail; give up when the project cannot be.
+
+        Those that were started together fail together: that is one failure.
+        """
         if child.took is not None:
             self._window.took(child.took)
         if child.begun is not None or self.stopping is not None:
             return
-        self._slots.backoff.failed()
+        if not self._slots.failed(child):
+            return
         if child.report and child.report.verdict == "unprepared":
             self._unprepared += 1
             if self._unprepared >= _UNPREPARED_IN_A_ROW:
                 self._fail(f"The project cannot be set up:\n{child.report.error}")
+
+    def _unstarted(self, child: Child, why: str) -> None:
+        child.stopping = self._not_started(child, why)
+        self._slots.gone(child.number, None)
+
+    def _not_started(self, child: Child | None, why: str) -> Released:
+        """No process could be had: say so once for all that were asked for together."""
+        if self._slots.failed(child):
+            logger.error("No process could be started: %s", why)
+        return Released(f"no process could be started: {why}")
 
     # The launcher and its children
 
@@ -439,9 +479,7 @@ class Supervisor:
             case {"kind": "survivors", "processes": list(survivors)}:
                 sweeper.tell(survivors)
             case {"kind": "unstarted", "number": int(number), "error": str(error)}:
-                logger.error("No process could be started: %s", error)
-                self._slots[number].unstarted(error)
-                self._slots.gone(number, None)
+                self._unstarted(self._slots[number], error)
 
     def _warn(self, warnings: list[str]) -> None:
         """Tell each doubt about the project once."""
@@ -456,7 +494,8 @@ class Supervisor:
         if grown_by > _TEMPLATE_MAY_GROW and not self._slots and self.launcher.ready:
             logger.info("The template has grown by %s MiB: renewing it", grown_by >> 20)
             self._watch.forget(self.launcher.channel)
-            self.launcher.close(_PING_TIMEOUT)
+            self.launcher.kill()
+            self._clearing = True  # what its imports have started goes with it
 
     def _launcher_is_gone(self, why: str) -> None:
         """Its tasks are ours to kill: they go with it, as crashed."""
@@ -472,7 +511,12 @@ class Supervisor:
         if self._lease.trusted and clock.now() >= self._slots.backoff.until:
             free = max(0, self.options.workers - len(self.tries.running()))
             for attempt in self.tries.waiting()[:free]:
-                attempt.child = self._slots.start(attempt.job)
+                try:
+                    attempt.child = self._slots.start(attempt.job)
+                except OSError as error:
+                    why = resources.explained(error)
+                    attempt.outcome = self._not_started(None, why)
+                    return
 
     def _hear_children(self) -> None:
         if self._slots.hear():
@@ -484,6 +528,8 @@ class Supervisor:
     def _enforce_limits(self) -> None:
         self._enforced_at = now = clock.now()
         self._slots.enforce_limits(now)
+        for child in self._slots.never_came(now):
+            self._unstarted(child, "the launcher has lost it")
         if self.stopping is not None and now >= self.stopping:
             self.tries.stop("the runner was stopped")
         if now >= self._lease.stop_at:
@@ -492,7 +538,7 @@ class Supervisor:
         self._enforce_answers(now)
 
     def _bookkeeper_due(self) -> float:
-        patience = self._lease.length * _BOOKKEEPER_SILENCE
+        patience = self._lease.length * lease.SILENCE
         return self.bookkeeper.due(patience, self.options.start_timeout)
 
     def _launcher_due(self) -> float:
@@ -505,7 +551,7 @@ class Supervisor:
             if self.launcher.up:
                 self.launcher.ping()
         if self.bookkeeper.up and now >= self._bookkeeper_due():
-            self._drop(self.bookkeeper, "does not answer")
+            self._drop(self.bookkeeper, "does not answer", pause=False)
         if self.launcher.up and now >= self._launcher_due():
             self._launcher_is_gone("does not answer")
         if now >= self._discovery_due():
@@ -532,7 +578,8 @@ class Supervisor:
 
     def _clear(self) -> None:
         """Kill what the launcher left; hand in its tasks when nothing is left."""
-        if self._sweeper.clear(self.runner.id, spared={self.bookkeeper.pid}):
+        bookkeepers = {self.bookkeeper.pid} | self.bookkeeper.bury()
+        if self._sweeper.clear(self.runner.id, spared=bookkeepers):
             return
         self._slots.all_gone()
         self._clearing = False
@@ -540,6 +587,7 @@ class Supervisor:
             self.tries.clear()  # others have them: nothing of them is ours to write
             if self.stopping is None:
                 self._become_runner()
+                self._start_aides()
 
     def _show_title(self) -> None:
         running, workers = len(self.tries.running()), self.options.workers

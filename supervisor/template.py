@@ -200,7 +200,7 @@ def _sockets(channel: Channel) -> list[str]:
 def _flush() -> None:
     """Have nothing in a buffer that every child would write once more."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
     for reference in list(logging._handlerList):  # type: ignore[attr-defined]
         handler: Any = reference()

@@ -26,8 +26,8 @@ class Watch:
         self._selector.register(bell, selectors.EVENT_READ)
 
     def add(self, channel: Channel) -> None:
-        self._channels.add(channel)
         self._selector.register(channel, selectors.EVENT_READ)
+        self._channels.add(channel)
 
     def forget(self, channel: Channel) -> None:
         """Have done with a channel, before it is closed; a second time is fine."""

@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -397,3 +398,23 @@ def say_surroundings(args, context):
         "random": random.random(),
     }
     write([args[0], json.dumps(about)], context)
+
+
+def say_open_files(args, context):
+    write([args[0], json.dumps(resource.getrlimit(resource.RLIMIT_NOFILE))], context)
+
+
+def write_to_standard_output(args, context):
+    print("printed")
+    os.write(1, b"written\n")
+    say_pid(args[0])
+
+
+def prepare_badly_for_a_while(environment):
+    """Let the first process become the project, not the next four, and all others."""
+    for number in range(100):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.join(environment["folder"], str(number)))
+            break
+    if 1 <= number <= 4:
+        raise RuntimeError("no such database yet")

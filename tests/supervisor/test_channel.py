@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import socket
 
 import pytest
@@ -26,6 +27,18 @@ def raw():
     first, second = pair()
     with first, contextlib.closing(Channel(second, longest=1_000)) as hearer:
         yield first, hearer
+
+
+@contextlib.contextmanager
+def no_more_open_files():
+    former = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as lowest:
+        free = lowest.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, former[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, former)
 
 
 def test_a_message_arrives_as_it_was_sent(ends):
@@ -202,6 +215,26 @@ def test_files_that_nobody_takes_are_closed(longest):
 
     assert os.read(reader, 1) == b""
     os.close(reader)
+
+
+def test_files_for_which_there_is_no_room_are_missing_from_their_message_only(ends):
+    speaker, hearer = ends
+    readers = []
+    for kind in ("first", "second"):
+        reader, writer = os.pipe()
+        speaker.send(kind, fds=[writer])
+        readers.append(reader)
+
+    with no_more_open_files():
+        (first,) = hearer.receive(most=1)
+    (second,) = hearer.receive()
+
+    assert first == {"kind": "first"}
+    (received,) = second["fds"]
+    os.close(received)
+    for reader in readers:
+        assert os.read(reader, 1) == b""
+        os.close(reader)
 
 
 def test_files_from_a_peer_that_is_not_trusted_are_closed_at_once(raw):

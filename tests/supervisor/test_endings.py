@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from background_task.supervisor.entry import LONGEST_TEXT
+from background_task.supervisor.entry import LONGEST_TEXT, text_of
 
 from .tools import Run, is_running, job, pid_in, project_that
 
@@ -66,6 +66,8 @@ def endings(start_once, tmp_path_factory):
             "hold_memory_in_subprocesses", 60 * MIB, 3, memory=130 * MIB
         ),
         "mapped file": job("map_a_file", folder / "big", 200 * MIB, memory=100 * MIB),
+        "partial line": job("babble", '{"kind": "report", "verd'),
+        "long partial line": job("babble", "x" * 100_000),
         "nonsense": job("babble", '\n{"kind": "begun", "at": "now"}\n[]\n{}\n7\n'),
     }
     run = start_once(*jobs.values(), workers=4, until_empty=True, grace=0.3)
@@ -84,6 +86,14 @@ def test_every_ending_is_recorded_once(endings):
 def test_a_job_that_returns_has_succeeded(endings):
     assert endings.of("success")["outcome"] == "Succeeded"
     assert endings.of("success")["says"] == ""
+
+
+# What it writes to its channel
+
+
+@pytest.mark.parametrize("name", ["partial line", "long partial line"])
+def test_what_a_job_writes_to_its_channel_does_not_hide_its_report(endings, name):
+    assert endings.of(name)["outcome"] == "Succeeded"
 
 
 # What raises
@@ -111,6 +121,16 @@ def test_a_long_exception_keeps_its_head_and_its_tail(endings):
     assert len(ending["says"]) < LONGEST_TEXT + 100
     assert ending["says"].startswith("Traceback")
     assert ending["says"].endswith("the end\n")
+
+
+def test_a_text_is_bounded_before_it_is_cleaned():
+    error = ValueError("\0" * 1_000_000 + "the end")
+
+    text = text_of(error)
+
+    assert len(text) < LONGEST_TEXT + 100
+    assert text.endswith("\\x00the end\n")
+    assert text.count(" characters ...]") == 1
 
 
 def test_an_exception_whose_text_raises_is_told_by_its_name(endings):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from background_task.supervisor import clock
-from background_task.supervisor.lease import Lease
+from background_task.supervisor.lease import SILENCE, Lease
 
 
 def test_one_that_was_never_renewed_allows_nothing_and_ends_nothing():
@@ -51,6 +51,17 @@ def test_a_renewal_in_time_comes_before_anything_is_stopped(length, grace):
 
     # It is renewed at every third of it; one renewal may be late.
     assert length / 3 < lease.stop_at <= lease.kill_at < length
+
+
+@pytest.mark.parametrize("length", [1, 3, 10, 15, 30, 300])
+@pytest.mark.parametrize("grace", [0.0, 1.0, 5.0, 1000.0])
+def test_a_frozen_bookkeeper_is_replaced_before_anything_is_stopped(length, grace):
+    lease = Lease(length, grace)
+
+    lease.renewed(0.0)
+
+    assert length / 3 < length * SILENCE
+    assert length * (SILENCE + 0.2) <= lease.stop_at + 1e-9
 
 
 def test_a_later_renewal_prolongs_it():

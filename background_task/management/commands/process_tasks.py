@@ -190,8 +190,7 @@ class Command(BaseCommand):
             sleep=asked.sleep,
         )
         if options["verbosity"]:
-            self.stdout.write(_first_line(supervision, asked.queues))
-            self.stdout.flush()
+            streams.say(self.stdout, _first_line(supervision, asked.queues))
         _tell_of_sqlite(settled.workers)
         launcher = Launcher(project, supervision.start_method)
         supervisor = Supervisor(Bookkeeper(project, books), launcher, settled)
