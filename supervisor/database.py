@@ -208,13 +208,14 @@ class DatabaseQueue:
         with self._translated():
             if runner is not None:
                 return self._lose(runner, "its runner died")
-            self._claims.free_expired()
             others = self._leases.lapsed().exclude(place=self._runner.place)
             lost = sum(
                 self._lose(pk, f"nothing was heard of its runner on {host}")
                 for pk, host in list(others.values_list("pk", "host"))
             )
-            return lost + self._rescue_from_strangers()
+            lost += self._rescue_from_strangers()
+            self._claims.free_expired()  # what is left of expired locks is a pid's
+            return lost
 
     def news(self) -> list[dict[str, Any]]:
         news, self._news = self._news, []
