@@ -67,8 +67,8 @@ class Launcher(Aide):
 
     @property
     def silent_since(self) -> float | None:
-        """Since when has it owed us a sign of life?"""
-        return self._asked_at
+        """Since when has it owed us a sign of life? Whatever it says is one."""
+        return self._asked_at and max(self._asked_at, self.heard_at)
 
     def ping(self) -> None:
         """Ask for a sign of life."""

@@ -129,6 +129,31 @@ def test_what_had_reported_when_the_launcher_died_has_succeeded(start, tmp_path)
     assert run.endings(1) == ["Succeeded"]
 
 
+@pytest.mark.parametrize("start_method", ["template", "spawn"])
+def test_a_launcher_is_not_taken_for_frozen_while_the_project_is_set_up(
+    start, gate, start_method
+):
+    project = {
+        "prepare": "tests.supervisor.targets:prepare_when_allowed",
+        "environment": {"gate": str(gate)},
+    }
+    run = start(
+        job("succeed"),
+        project=project,
+        lease=3.0,
+        until_empty=True,
+        start_method=start_method,
+    )
+
+    # A launcher that is ready has to answer within a third of the lease.
+    run.wait_until(lambda: len(run.entries("renewed")) > 5)
+    gate.touch()
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["Succeeded"]
+    assert "replaced" not in run.log
+
+
 # The bookkeeper
 
 
