@@ -116,6 +116,12 @@ class Supervised:
         return not self.processes()
 
 
+# What every `process_tasks` here is told; `.ci/run` has some spawn their tasks.
+SETTINGS = {"LOGGING": LOGGING}
+if method := os.environ.get("TEST_START_METHOD"):
+    SETTINGS["BACKGROUND_TASK_START_METHOD"] = method
+
+
 @contextlib.contextmanager
 def supervised(*options, settings=None, databases=None, environment=None, prefix=()):
     """Have `process_tasks` run meanwhile; afterwards nothing of it is left.
@@ -138,7 +144,7 @@ def supervised(*options, settings=None, databases=None, environment=None, prefix
             | {
                 SUPERVISED: mark,
                 "PYTHONWARNINGS": "error",
-                "TEST_SETTINGS": _as_text({"LOGGING": LOGGING, **(settings or {})}),
+                "TEST_SETTINGS": _as_text({**SETTINGS, **(settings or {})}),
                 "TEST_DATABASES": json.dumps(databases or effective_databases()),
                 **(environment or {}),
             },
