@@ -1,5 +1,6 @@
 """What others can see of a task: its name and id, never its arguments."""
 
+from background_task.models import Task
 from tests.app import misbehaving
 
 from .tools import LOGGING, LifecycleTestCase, stop, supervised, wait_until
@@ -16,7 +17,10 @@ class TitleTests(LifecycleTestCase):
         path = self.folder / "go on"
         task = misbehaving.wait_for(str(self.journal), secret, str(path))
         done = misbehaving.work(str(self.journal), "done", password=secret)
-        failed = misbehaving.fail("a reason", **{"unexpected": secret})
+        failed = Task.objects.new_task(
+            "tests.app.misbehaving.fail", ("a reason",), {"unexpected": secret}
+        )
+        failed.save()
 
         with supervised("--workers", 3, settings={"LOGGING": EVERYTHING}) as runner:
             self.journal.pid_of(secret)
