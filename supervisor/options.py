@@ -13,6 +13,9 @@ _LEAST_MEMORY = 1024**2
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
 
 
+# How many tasks may be claimed ahead for each worker, while they are short.
+CLAIMED_AHEAD = 8
+
 # Of what sends signals about recorded tries: the time is for each of them.
 ANNOUNCER = Limits(seconds=60.0, seconds_name="the limit of signal receivers")
 
@@ -26,6 +29,7 @@ class Options:
     """What the supervisor goes by; all times in seconds."""
 
     workers: int = 1
+    ahead: int = CLAIMED_AHEAD  # 0: claim for a free worker only
     duration: float = 0.0  # 0 or less: for ever
     until_empty: bool = False
     drain_timeout: float = 25.0

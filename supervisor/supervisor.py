@@ -65,7 +65,7 @@ class Supervisor:
         self.stopping: float | None = None
         self.tries = Tries()  # claimed, and not yet recorded
         self._tasks: dict[str, Any] | None = None  # what the project can run
-        self._window = Window(options.workers)
+        self._window = Window(options.workers, options.ahead)
         self._credits = 0  # jobs that the bookkeeper may still claim for us
         self._pauses = False  # between claims
         self._dry = False  # the last look found nothing due

@@ -8,15 +8,15 @@ import statistics
 from collections import deque
 
 _AHEAD = 0.25  # seconds of work for each slot
-_MOST = 8  # tasks for each slot
 _ENOUGH, _KEPT = 8, 33  # tasks whose time is known
 
 
 class Window:
     """How far ahead may be claimed, by how long the last tasks have taken."""
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
+    def __init__(self, workers: int, most: int) -> None:
+        """`most`: how many tasks may be claimed ahead for each of the workers."""
+        self._workers, self._most = workers, most
         self.reset()
 
     def reset(self) -> None:
@@ -29,4 +29,4 @@ class Window:
         self._took.append(max(seconds, 0.001))
         if len(self._took) >= _ENOUGH:
             each = int(_AHEAD / statistics.median(self._took))
-            self.size = self._workers * min(_MOST, each)
+            self.size = self._workers * min(self._most, each)

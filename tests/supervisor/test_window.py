@@ -11,7 +11,7 @@ from .tools import job
     ("seconds", "size"), [(0.0, 32), (0.02, 32), (0.1, 8), (0.25, 4), (0.3, 0), (9, 0)]
 )
 def test_it_is_as_wide_as_the_tasks_are_short(seconds, size):
-    window = Window(4)
+    window = Window(4, 8)
     for _ in range(20):
         window.took(seconds)
 
@@ -19,7 +19,7 @@ def test_it_is_as_wide_as_the_tasks_are_short(seconds, size):
 
 
 def test_it_is_shut_until_some_tasks_are_known():
-    window = Window(4)
+    window = Window(4, 8)
     for _ in range(3):
         window.took(0.01)
 
@@ -27,7 +27,7 @@ def test_it_is_shut_until_some_tasks_are_known():
 
 
 def test_it_goes_by_the_last_tasks_and_can_forget_them():
-    window = Window(4)
+    window = Window(4, 8)
     for seconds in [0.01] * 50 + [2.0] * 20:
         window.took(seconds)
     assert window.size == 0
@@ -37,6 +37,14 @@ def test_it_goes_by_the_last_tasks_and_can_forget_them():
     assert window.size == 32
 
     window.reset()
+    assert window.size == 0
+
+
+def test_it_can_be_shut_for_good():
+    window = Window(4, 0)
+    for _ in range(20):
+        window.took(0.01)
+
     assert window.size == 0
 
 

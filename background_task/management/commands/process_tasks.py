@@ -35,6 +35,7 @@ from background_task.supervisor.job import Project
 from background_task.supervisor.launcher import Launcher
 from background_task.supervisor.options import (
     ANNOUNCER,
+    CLAIMED_AHEAD,
     LimitRules,
     OptionError,
     Options,
@@ -390,6 +391,7 @@ def _options(options: dict[str, Any], rules: LimitRules) -> Options:
         drain = app_settings.BACKGROUND_TASK_DRAIN_TIMEOUT
     return Options(
         workers=parse_count(workers, source),
+        ahead=_ahead(),
         duration=_duration(options),
         until_empty=options["until_empty"],
         drain_timeout=parse_seconds(drain, drain_source, least=0),
@@ -400,6 +402,11 @@ def _options(options: dict[str, Any], rules: LimitRules) -> Options:
             ANNOUNCER, memory=rules.limits({}, {}).memory, grace=rules.grace
         ),
     )
+
+
+def _ahead() -> int:
+    """What a killed runner held is lost: not where one try is all that a task has."""
+    return 0 if app_settings.BACKGROUND_TASK_MAX_ATTEMPTS == 1 else CLAIMED_AHEAD
 
 
 def _start_method(options: dict[str, Any]) -> str:
