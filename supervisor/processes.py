@@ -4,6 +4,7 @@ Reads /proc on Linux and psutil elsewhere. Nothing here waits.
 """
 
 import ctypes
+import errno
 import os
 import platform
 import signal
@@ -183,8 +184,18 @@ def collapse_heap() -> None:
 
 
 def handle(pid: int) -> int | None:
-    """Return a pidfd of an own, not yet reaped child; None where there are none."""
-    return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    """Return a pidfd of an own, not yet reaped child; None where there are none.
+
+    Raises OSError when no more descriptors are to be had.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM):  # an old kernel, or seccomp
+            return None
+        raise
 
 
 def send_signal(pid: int, pidfd: int | None, number: int) -> bool:
