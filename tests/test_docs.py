@@ -108,3 +108,18 @@ class LinkTests(SimpleTestCase):
                 if target and "://" not in target:
                     found = (page.parent / target).exists()
                     self.assertTrue(found, f"{page.name} links to {target}")
+
+
+CONTRACT_FOLDERS = {"B": "background_task", "I": "integration", "U": "upgrade"}
+
+
+class ContractPageTests(SimpleTestCase):
+    def test_the_tests_that_are_named_are_there(self):
+        text = (DOCS / "contract.md").read_text()
+        named = re.findall(r"(?:tests/)?([\w/]+)/(test_\w+\.py)::(test_\w+)", text)
+
+        self.assertGreater(len(named), 150)
+        for folder, file, test in named:
+            path = ROOT / "tests" / CONTRACT_FOLDERS.get(folder, folder) / file
+            with self.subTest(file=path.name, test=test):
+                self.assertRegex(path.read_text(), rf"def {test}\b")
