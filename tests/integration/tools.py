@@ -223,16 +223,22 @@ class Journal:
 
     def __init__(self, path):
         self.path = Path(path)
+        self._entries, self._read = [], 0  # so far, and how many bytes that was
 
     def __str__(self):
         return str(self.path)
 
     def entries(self):
         """Return (event, pid, moment, label) in the order of writing."""
-        if not self.path.exists():
-            return []
-        rows = [line.split(" ", 3) for line in self.path.read_text().splitlines()]
-        return [(event, int(pid), float(at), label) for event, pid, at, label in rows]
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                file.seek(self._read)
+                whole, end, _ = file.read().rpartition(b"\n")
+            self._read += len(whole + end)
+            for line in whole.decode().splitlines():
+                event, pid, at, label = line.split(" ", 3)
+                self._entries.append((event, int(pid), float(at), label))
+        return self._entries
 
     def begun(self):
         return [label for event, _, _, label in self.entries() if event == "begin"]
