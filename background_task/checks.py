@@ -1,5 +1,6 @@
 """What can't work, said at start-up, with the thing to do about it."""
 
+import difflib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from django.db.models import DO_NOTHING, PROTECT, RESTRICT
 from django.db.models.fields.reverse_related import ForeignObjectRel
 
 from . import migrations
-from .settings import app_settings, setting_name
+from .settings import AppSettings, app_settings, setting_name
 
 MIGRATIONS = frozenset(
     {
@@ -147,6 +148,49 @@ def _wrong_backoff() -> Iterator[CheckMessage]:
         "such as 4: attempts ** 4 + 5 seconds.",
         id="background_task.E005",
     )
+
+
+@register
+def check_setting_names(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Warn of what is set and nobody reads, such as a limit under a misspelt name."""
+    known = [name for name in dir(AppSettings) if name.isupper()]
+    known += ["BACKGROUND_TASK_MAX_ATTEMPTS", "BACKGROUND_TASK_MAX_RUN_TIME"]
+    return [
+        Warning(
+            f"{name} is no setting of django-background-tasks: nothing reads it.",
+            hint=_meant(name, known),
+            id="background_task.W003",
+        )
+        for name in dir(settings)
+        if name.startswith("BACKGROUND_TASK_") and name not in known
+    ]
+
+
+def _meant(name: str, known: list[str]) -> str:
+    by_end = {one.removeprefix("BACKGROUND_TASK_"): one for one in known}
+    end = name.removeprefix("BACKGROUND_TASK_")
+    if near := difflib.get_close_matches(end, list(by_end), 1):
+        return f"Did you mean {by_end[near[0]]}?"
+    return "Remove it, or look its name up in docs/settings.md."
+
+
+@register
+def check_priority_ordering(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Warn of an order that is taken for "DESC", as 1.2.8 took it, and says another."""
+    ordering = getattr(settings, "BACKGROUND_TASK_PRIORITY_ORDERING", "DESC")
+    if ordering in ("ASC", "DESC"):
+        return []
+    return [
+        Warning(
+            f"BACKGROUND_TASK_PRIORITY_ORDERING is {ordering!r}, and taken for 'DESC'.",
+            hint="Set it to 'DESC', the higher priority first, or to 'ASC'.",
+            id="background_task.W004",
+        )
+    ]
 
 
 def _is_number(value: Any) -> bool:

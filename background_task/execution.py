@@ -117,7 +117,7 @@ def _unknown_overrides(names: list[str]) -> Iterator[str]:
     """Tell of limits that are set for a task that is not there."""
     for name in app_settings.BACKGROUND_TASK_OVERRIDES:
         if name not in names:
-            near = difflib.get_close_matches(str(name), names, 3)
+            near = difflib.get_close_matches(str(name), names, 3, 0.85)
             meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
             yield (
                 f"BACKGROUND_TASK_OVERRIDES sets limits for {name!r}, but no tasks.py "

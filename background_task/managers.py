@@ -153,8 +153,12 @@ class TaskManager(_TaskManager["Task"]):
         of the same name and arguments, whatever their queue. Raises ValueError or
         TypeError, and deletes nothing, for what could not be saved.
         """
-        if repeat is True:
-            raise TypeError("repeat is True: it must be seconds, such as Task.DAILY")
+        if repeat is True or isinstance(repeat, timedelta):
+            raise TypeError(
+                f"repeat is {repeat!r}: it must be seconds, such as Task.DAILY"
+            )
+        if creator is not None and not isinstance(creator, models.Model):
+            raise TypeError(f"creator is {creator!r}: it must be a model's object")
         task_params = params_text(args, kwargs)
         task_hash = hash_text(task_name, task_params)
         task: Task = self.model(

@@ -42,8 +42,12 @@ class TaskSchedule:
         if isinstance(schedule, TaskSchedule):
             return schedule
         if isinstance(schedule, Mapping):
-            said = {name: schedule.get(name) for name in _SCHEDULE_KEYS}
-            return TaskSchedule(**said)
+            if other := set(schedule).difference(_SCHEDULE_KEYS):
+                raise TypeError(
+                    f"A schedule says {', '.join(_SCHEDULE_KEYS)}, and nothing of "
+                    f"{', '.join(sorted(map(repr, other)))}"
+                )
+            return TaskSchedule(**schedule)
         return TaskSchedule(run_at=schedule)
 
     def merge(self, schedule: "TaskSchedule") -> "TaskSchedule":

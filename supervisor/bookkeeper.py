@@ -39,9 +39,10 @@ from .queue import Queue, QueueBusy, QueueUnavailable, QueueUnusable, Runner
 logger = logging.getLogger("background_task.supervisor")
 
 UNKNOWN_NAMES = (
-    "Due, but in no tasks.py of this project, and so left alone: %s. After a deploy, "
-    "restart process_tasks. Of tasks that were renamed or removed, keep a function "
-    "under the old name, @background(name=...), or delete the rows."
+    "Due, but in no tasks.py of an installed app, and so left alone: %s. Move them to "
+    "one. After a deploy, restart process_tasks. Of tasks that were renamed or "
+    "removed, keep a function under the old name, @background(name=...), or delete the "
+    "rows."
 )
 
 _FIRST_POLL = 0.05  # seconds after something has happened; then slower and slower

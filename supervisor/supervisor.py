@@ -275,13 +275,16 @@ class Supervisor:
             self.tries.stop("the runner was stopped", kill_at=clock.now())
             return
         timeout = self.options.drain_timeout
-        what_runs = f"what runs has {timeout:g} s to finish"
+        what_runs = f"what runs has {timeout:g} s to finish; again: stop at once"
         self._stop_at(clock.now() + timeout, f"{signal_name}: {what_runs}")
 
     def _stop_at(self, moment: float, why: str) -> None:
         if self.stopping is not None and moment >= self.stopping:
             return
-        logger.info("%s (%s running)", why, len(self.tries.running()))
+        running = len(self.tries.running())
+        # Who waits for it sees it whatever is logged: it may take a while.
+        level = logging.WARNING if running else logging.INFO
+        logger.log(level, "%s (%s running)", why, running)
         self.stopping = moment
         if self.bookkeeper.up:
             self.bookkeeper.channel.send("drain")

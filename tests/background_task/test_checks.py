@@ -129,3 +129,28 @@ class ProtectedTaskTests(TransactionTestCase):
         ):
             with self.subTest(on_delete), model_pointing_at_tasks(on_delete, **options):
                 self.assertEqual(found(), {})
+
+
+class SettingNameTests(SimpleTestCase):
+    @override_settings(
+        BACKGROUND_TASK_MEMORY_LIMITS="512M", BACKGROUND_TASK_VIOLET_PAPER=1
+    )
+    def test_what_nothing_reads_is_warned_of(self):
+        memory, violet = checks.check_setting_names()
+
+        self.assertEqual(memory.id, "background_task.W003")
+        self.assertIn("BACKGROUND_TASK_MEMORY_LIMITS is no setting", memory.msg)
+        self.assertEqual(memory.hint, "Did you mean BACKGROUND_TASK_MEMORY_LIMIT?")
+        self.assertIn("docs/settings.md", violet.hint)
+
+    @override_settings(BACKGROUND_TASK_MAX_ATTEMPTS=3, BACKGROUND_TASK_MAX_RUN_TIME=3)
+    def test_the_longer_names_of_two_settings_are_known(self):
+        self.assertEqual(checks.check_setting_names(), [])
+
+    def test_an_order_that_is_none_is_warned_of(self):
+        for ordering in ("asc", "UP", None):
+            with override_settings(BACKGROUND_TASK_PRIORITY_ORDERING=ordering):
+                (warning,) = checks.check_priority_ordering()
+            self.assertEqual(warning.id, "background_task.W004")
+            self.assertIn(repr(ordering), warning.msg)
+        self.assertEqual(checks.check_priority_ordering(), [])

@@ -48,6 +48,15 @@ class NewTaskTests(TestCase):
                 self.assertEqual(task.task_params, params)
                 self.assertEqual(task.task_hash, digest)
 
+    def test_what_is_no_creator_and_no_period_is_refused(self):
+        for wrong, text in (
+            ({"creator": "ada"}, "creator is 'ada': it must be a model's object"),
+            ({"repeat": timedelta(days=1)}, "it must be seconds, such as Task.DAILY"),
+        ):
+            refused = self.assertRaisesRegex((TypeError, ValueError), text)
+            with self.subTest(wrong), refused:
+                Task.objects.new_task("job", **wrong)
+
     def test_it_is_not_saved(self):
         task = Task.objects.new_task("mytask")
 

@@ -59,6 +59,10 @@ class TaskScheduleTests(SimpleTestCase):
                 with self.assertRaisesRegex(TypeError, "A schedule is"):
                     TaskSchedule.create({"run_at": wrong})
 
+    def test_a_dict_says_what_is_known_and_nothing_else(self):
+        with self.assertRaisesRegex(TypeError, "nothing of 'queue', 'run_att'"):
+            TaskSchedule.create({"run_att": 5, "priority": 1, "queue": "mail"})
+
     def test_merging_fills_what_was_not_said(self):
         default = TaskSchedule(run_at=60, priority=2, action=1)
 
@@ -308,7 +312,7 @@ class EdgeTests(CallTestCase):
         self.assert_refused(
             TypeError, "repeat is True: it must be seconds", repeat=True
         )
-        self.assert_refused(TypeError, "'repeat' expected a number", repeat=MINUTE)
+        self.assert_refused(TypeError, "it must be seconds", repeat=MINUTE)
         self.assert_refused(ValueError, "'repeat' expected a number", repeat="daily")
         self.assert_refused(
             ValueError, f"repeat is {2**63}: .* {2**63 - 1}", repeat=2**63
