@@ -26,6 +26,7 @@ class Options:
     """What the supervisor goes by; all times in seconds."""
 
     workers: int = 1
+    tasks_per_process: int = 1
     duration: float = 0.0  # 0 or less: for ever
     until_empty: bool = False
     drain_timeout: float = 25.0
