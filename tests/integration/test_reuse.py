@@ -4,6 +4,7 @@ import json
 
 import psutil
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection
 
@@ -14,7 +15,6 @@ from .tools import (
     LifecycleTestCase,
     attempted,
     completed,
-    effective_databases,
     run_until_empty,
     stop,
     supervised,
@@ -46,9 +46,11 @@ class ReuseTests(LifecycleTestCase):
         self.assertEqual([pids.count(pid) for pid in dict.fromkeys(pids)], [3, 2])
         sessions = {(pid, state.pop("session")) for pid, state in self.states()}
         self.assertEqual(len(sessions), 2, "one connection for each process")
-        first = {**states[0]}
         for state in states:
-            self.assertEqual({**state, "session": 0}, {**first, "session": 0})
+            # MySQL's begin with one; the task makes two after it has looked.
+            self.assertLess(state.pop("queries"), 2)
+            del state["session"]
+            self.assertEqual(state, states[0])
 
     @pytest.mark.lifecycle
     def test_what_a_task_leaves_of_djangos_state_is_reset(self):
@@ -66,6 +68,7 @@ class ReuseTests(LifecycleTestCase):
                 kept = left["session"] == after.pop("session")
                 self.assertEqual(kept, what == "begin")
                 self.assertEqual(left["session"], before.pop("session"))
+                del before["queries"], after["queries"]
                 self.assertEqual(after, before)
                 self.assertEqual(User.objects.count(), 0, "it was rolled back")
 
@@ -84,12 +87,13 @@ class ReuseTests(LifecycleTestCase):
     def test_connections_are_kept_for_as_long_as_the_project_says(self):
         for number in range(2):
             misbehaving.tell_state(str(self.journal), f"task {number}")
-        databases = {
-            alias: {**where, "CONN_MAX_AGE": 1e-9}
-            for alias, where in effective_databases().items()
-        }
+        databases = json.loads(json.dumps(settings.DATABASES, default=str))
+        for database in databases.values():
+            database["CONN_MAX_AGE"] = 1e-9
 
-        run_until_empty("--workers", 1, "--tasks-per-process", 2, databases=databases)
+        run_until_empty(
+            "--workers", 1, "--tasks-per-process", 2, settings={"DATABASES": databases}
+        )
 
         (one, first), (two, second) = self.states()
         self.assertEqual(one, two)
