@@ -172,7 +172,7 @@ class _Jobs:
     def may_go_on(self) -> bool:
         """Is this process as it was before its first job, and was it never signalled?
 
-        If so, a SIGTERM that comes from now on ends it.
+        If so, a SIGTERM that has come since the job, or comes from now on, ends it.
         """
         if self._surroundings is None or self._context is None:
             return False
@@ -182,7 +182,7 @@ class _Jobs:
         flush()
         if not self._surroundings.restore() or not self._surroundings.is_alone():
             return False
-        if not self._is_fit or signal.SIGTERM in signal.sigpending():
+        if not self._is_fit:
             return False
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +29,6 @@ class Surroundings:
         os.umask(self._umask)
         self._folder = _folder()
         self._user = _user()
-        self._python_threads = threading.active_count()
         self._threads = processes.threads(self._pid)
         self._children = processes.children(self._pid)
 
@@ -53,8 +51,6 @@ class Surroundings:
 
     def is_alone(self) -> bool:
         """Are there no more threads and processes than before, zombies included?"""
-        if os.getpid() != self._pid or threading.active_count() > self._python_threads:
-            return False
         if not processes.children(self._pid) <= self._children:
             return False
         return _soon(lambda: processes.threads(self._pid) <= self._threads)

@@ -438,6 +438,15 @@ def say_pid_and_fail(args, context):
     raise ValueError("as it should")
 
 
+def say_that_it_leaves(args, context):
+    context.leave_with = lambda: write([args[0], f"{os.getpid()} leaves"], context)
+
+
+def say_that_it_leaves_with_a_thread(args, context):
+    say_that_it_leaves(args, context)
+    leave_a_thread_behind(args, context)
+
+
 VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
 
 

@@ -206,13 +206,21 @@ def idle(run):
 
 
 def test_a_process_that_is_idle_leaves_when_the_runner_is_stopped(reuse, said):
-    run = reuse(job("say_pid_in", said))
-    assert idle(run) == pid_in(said)
+    run = reuse(job("say_that_it_leaves", said))
+    pid = idle(run)
     run.wait_until(lambda: run.endings(1))
 
     run.send(signal.SIGTERM)
 
     finished(run, "Succeeded")
+    assert said.read_text() == f"{pid} leaves\n"
+
+
+def test_a_process_that_can_take_no_other_task_tidies_up(reuse, said):
+    run = reuse(job("say_that_it_leaves_with_a_thread", said), until_empty=True)
+
+    finished(run, "Succeeded")
+    assert said.read_text().endswith(" leaves\n")
 
 
 def test_the_end_of_a_try_is_recorded_while_its_process_is_idle(reuse, said):
