@@ -295,6 +295,25 @@ def test_a_launcher_that_dies_takes_the_idle_along(reuse, said, tmp_path):
     assert run.endings(1) == run.endings(2) == ["Succeeded"]
 
 
+def test_a_runner_that_is_declared_dead_takes_the_idle_along(reuse, said, tmp_path):
+    run = reuse(
+        job("succeed"),
+        job("say_pid_in", said),
+        queue={"gates": {"2": str(tmp_path / "second")}},
+        lease=2.0,
+    )
+    first = idle(run)
+    run.wait_until(lambda: run.endings(1))
+
+    run.write(event="fenced", runner=run.runners()[0])
+    run.wait_until(lambda: not is_running(first))
+    (tmp_path / "second").touch()
+
+    run.wait_until(lambda: run.endings(2))
+    assert run.stop() == 0, run.log
+    assert pids(said) != [first]
+
+
 def test_a_supervisor_that_dies_takes_the_idle_along(reuse, said):
     run = reuse(job("succeed"))
     idle(run)
