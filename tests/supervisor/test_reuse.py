@@ -232,6 +232,19 @@ def test_the_end_of_a_try_is_recorded_while_its_process_is_idle(reuse, said):
     assert run.stop() == 0, run.log
 
 
+def test_a_later_task_of_a_process_is_given_back_when_the_runner_is_stopped(
+    reuse, said, tmp_path
+):
+    pid, unwound = tmp_path / "pid", tmp_path / "unwound"
+    run = reuse(job("say_pid_in", said), job("unwind", unwound, pid))
+    assert pid_in(pid) == pid_in(said)
+
+    assert run.stop() == 0, run.log
+
+    assert run.endings(1) == ["Succeeded"]
+    assert run.endings(2) == ["Released"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_is_killed_while_idle_costs_nobody_anything(
     reuse, said, tmp_path, number
