@@ -12,7 +12,14 @@ from typing import Any, ClassVar, Protocol
 
 import django
 from django.conf import settings
-from django.db import Error, connections, router
+from django.core.cache import caches
+from django.db import (
+    Error,
+    close_old_connections,
+    connections,
+    reset_queries,
+    router,
+)
 
 from . import exceptions, signals, streams, verbosity
 from .settings import app_settings
@@ -38,8 +45,10 @@ class Context(Protocol):
     """What `supervisor/entry.py` tells a target about its try."""
 
     claim: str
+    more: bool
     deadline: float | None
     stop_with: Any
+    leave_with: Any
 
     def progress(self, done: int) -> None: ...
 
@@ -47,8 +56,13 @@ class Context(Protocol):
 _log_std = False  # does what tasks print go to the log?
 
 
-def environment(*, log_std: bool = False, verbosity: int = 1) -> dict[str, Any]:
-    """Return what another process needs to work on the same databases as this one."""
+def environment(
+    *, log_std: bool = False, verbosity: int = 1, reuse: bool = False
+) -> dict[str, Any]:
+    """Return what another process needs to work on the same databases as this one.
+
+    `reuse`: the processes of tasks run more than one, and keep their connections.
+    """
     databases: dict[str, dict[str, Any]] = {}
     for alias in connections:
         effective = connections[alias].settings_dict
@@ -57,7 +71,12 @@ def environment(*, log_std: bool = False, verbosity: int = 1) -> dict[str, Any]:
             for key in _WHERE
             if (value := effective.get(key, "")) is not None
         }
-    return {"databases": databases, "log_std": log_std, "verbosity": verbosity}
+    return {
+        "databases": databases,
+        "log_std": log_std,
+        "verbosity": verbosity,
+        "reuse": reuse,
+    }
 
 
 def set_up(environment: dict[str, Any]) -> None:
@@ -87,10 +106,23 @@ def prepare(environment: dict[str, Any]) -> None:
     """Make this process fit to run a task: set Django up and find the tasks."""
     global _log_std
     _log_std = environment.get("log_std", False)
+    if environment.get("reuse"):
+        _keep_connections()
     set_up(environment)
     from .tasks import autodiscover
 
     autodiscover()
+
+
+def _keep_connections() -> None:
+    """Have connections outlive a task, and be checked before the next one uses them.
+
+    A project that says for how long they are to be kept is heeded.
+    """
+    for database in settings.DATABASES.values():
+        database["CONN_HEALTH_CHECKS"] = True
+        if not database.get("CONN_MAX_AGE"):  # 0, Django's default: for one request
+            database["CONN_MAX_AGE"] = None
 
 
 def discover() -> dict[str, Any]:
@@ -146,7 +178,10 @@ def execute(args: dict[str, Any], context: Context) -> None:
     are sent from here; everything else is sent after the end has been recorded.
     """
     stops = context.stop_with = _Stops()
+    if context.more:
+        context.leave_with = connections.close_all
     try:
+        _begin_as_a_request()
         logger.info("Running %s", f"task {args['id']} ({args['title']})")
         with streams.logged(wanted=_log_std):
             signals.broadcast(signals.task_started, _task_model())
@@ -156,7 +191,41 @@ def execute(args: dict[str, Any], context: Context) -> None:
             _tell_error(args["id"], error)
         raise
     finally:
-        connections.close_all()  # what is not committed by now is rolled back
+        # What is not committed by now is rolled back.
+        if context.more and not stops.asked:
+            _end_as_a_request()
+        else:
+            connections.close_all()
+
+
+def _begin_as_a_request() -> None:
+    """Do what Django does when a request starts, but for its signal."""
+    reset_queries()
+    close_old_connections()
+
+
+def _end_as_a_request() -> None:
+    """Do what Django does when a request has finished, but for its signal.
+
+    A connection is kept if it is as it was. What the task has activated (a language, a
+    time zone, a urlconf) is in context variables, which end with the job.
+    """
+    for connection in connections.all(initialized_only=True):
+        if connection.in_atomic_block or not connection.autocommit:
+            connection.close()
+            del connections[connection.alias]  # it would go on to say that it is in one
+        elif connection.connection is not None:
+            _roll_back(connection)
+    caches.close_all()
+    close_old_connections()
+
+
+def _roll_back(connection: Any) -> None:
+    """Undo what a task has begun past Django, which knows of no transaction."""
+    try:
+        connection.rollback()
+    except Error:
+        connection.close()
 
 
 def announce(news: list[dict[str, Any]], context: Context) -> None:

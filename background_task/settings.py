@@ -65,6 +65,11 @@ class AppSettings:
         return getattr(settings, "BACKGROUND_TASK_WORKERS", None)
 
     @property
+    def BACKGROUND_TASK_TASKS_PER_PROCESS(self) -> int:
+        """How many tasks a process runs, one after the other, before it leaves."""
+        return getattr(settings, "BACKGROUND_TASK_TASKS_PER_PROCESS", 1)
+
+    @property
     def BACKGROUND_TASK_MEMORY_LIMIT(self) -> int | str | None:
         """What a task's processes may hold: bytes, or a text like "512M"; None: all."""
         return getattr(settings, "BACKGROUND_TASK_MEMORY_LIMIT", None)

@@ -95,7 +95,7 @@ class Announcer:
             self._news.popleft()
             self._announced += 1
             child.prolong()
-        if child.gone:
+        if child.over:
             self._child = None
             self._learn_from(child)
 

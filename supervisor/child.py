@@ -27,6 +27,8 @@ _GROWING_ON = 1.25
 # what part of the limit the sum has grown, or after how many seconds.
 _GROWN, _WEIGH_EVERY = 0.1, 1.0
 
+LONGEST_REST = 60.0  # seconds that a process waits for another job
+
 _REASONS = {TimedOut: "time", OutOfMemory: "memory", Released: "release"}
 
 
@@ -47,10 +49,22 @@ class Child:
     """
 
     def __init__(
-        self, number: int, job: Job, channel: Channel, now: float, start_timeout: float
+        self,
+        number: int,
+        job: Job,
+        channel: Channel,
+        now: float,
+        start_timeout: float,
+        *,
+        run: int = 1,
+        more: bool = False,
     ) -> None:
-        """`number` names the process to the launcher; the timeout is in seconds."""
+        """`number` names the process to the launcher; the timeout is in seconds.
+
+        It is the process's `run`th job; `more` may follow, if it is fit for them.
+        """
         self.number = number
+        self.run = run
         self.job = job
         self.channel = channel
         self.asked_for_at = now
@@ -61,8 +75,12 @@ class Child:
         self.stopping: Outcome | None = None  # why we asked it to stop
         self.deadline: float | None = now + start_timeout  # of what it does now
         self.kill_at: float | None = None
+        self.over = False  # its outcome can be told
+        self.idle = False  # it waits for another job
         self.gone = False
         self.out_of_reach = False  # it has become another user's, and goes on
+        self._more = more
+        self._signalled = False
         self._pidfd: int | None = None
         self._weighed = 0, -math.inf  # the cheap sum and when, at the last verdict
         self._stopped_at: float | None = None
@@ -71,7 +89,7 @@ class Child:
             f"it had not begun after {start_timeout:g} s "
             "(BACKGROUND_TASK_START_TIMEOUT)"
         )
-        channel.send("job", job=job.to_message())
+        channel.send("job", job=job.to_message(), more=more)
 
     def __str__(self) -> str:
         return str(self.job)
@@ -99,6 +117,44 @@ class Child:
                 )
                 self.deadline = None
                 self._insist_by(now + self.job.limits.grace)
+            case {"kind": "idle"} if self.report is not None and self._more:
+                self._rest(now)
+
+    def _rest(self, now: float) -> None:
+        """Its try is over, its process is not; one that was signalled has to leave."""
+        if self.over:
+            return
+        if self._signalled or self.stopping is not None:
+            self.dismiss(now)
+            return
+        self.over = self.idle = True
+        self.kill_at, self.deadline = None, now + LONGEST_REST
+
+    def hand(self, job: Job, now: float, start_timeout: float, more: bool) -> "Child":
+        """Hand another job to the process, which is idle; return the child of that."""
+        run = self.run + 1
+        child = Child(
+            self.number, job, self.channel, now, start_timeout, run=run, more=more
+        )
+        child.pid, child._pidfd, self._pidfd = self.pid, self._pidfd, None
+        self.idle = False
+        return child
+
+    def dismiss(self, now: float) -> None:
+        """Have it leave, with no job to come; insist after the grace."""
+        self._more = self.idle = False
+        self.deadline = None
+        self._insist_by(now + self.job.limits.grace)
+        self.channel.send("leave")
+
+    @property
+    def never_took_it(self) -> bool:
+        """Was the process, idle until then, gone before it took the job?
+
+        It says *begun* and waits until that is sent before anything of the job runs.
+        """
+        unheard = self.begun is None and self.report is None and self.stopping is None
+        return self.gone and self.run > 1 and unheard
 
     def _moment(self, at: float, now: float) -> float:
         """Return the moment that it names, or now if it cannot be that one."""
@@ -125,7 +181,9 @@ class Child:
 
     def _over_time(self, now: float) -> None:
         limits = self.job.limits
-        if self.begun is None:
+        if self.idle:
+            self.dismiss(now)
+        elif self.begun is None:
             self.stop(Crashed(None, while_starting=True, text=self._start_text), now)
         elif limits.seconds is not None:
             self.stop(TimedOut(limits.seconds, limits.seconds_name), now)
@@ -157,6 +215,12 @@ class Child:
         if used > limits.memory * _GROWING_ON:
             self.kill()
 
+    def holds_less(self, size: float, template: int | None) -> bool:
+        """Does its tree hold less than `size` bytes? See `enforce_memory`."""
+        if self.pid is None or memory.of_tree(self.pid) < size:
+            return True
+        return memory.own_of_tree(self.pid, template) < size
+
     def _is_to_be_weighed(self, sum_of_all: int, now: float) -> bool:
         """Has the cheap sum grown, or some time gone by, since the costly look?"""
         limit = self.job.limits.memory or 0
@@ -169,6 +233,8 @@ class Child:
         The first reason is the one that counts. One that has reported already is
         only held to leave in time.
         """
+        if self.over:
+            return
         moment = now + self.job.limits.grace
         self._insist_by(moment if kill_at is None else min(moment, kill_at))
         if self.stopping is not None or self.report is not None:
@@ -202,7 +268,8 @@ class Child:
     def ended(self, exitcode: int | None) -> None:
         """It is dead and its tree is swept; None: nobody could see how it died."""
         self._exitcode = exitcode
-        self.gone = True
+        self.gone = self.over = True
+        self.idle = False
         self.deadline = self.kill_at = None
 
     def close(self) -> None:
@@ -248,6 +315,7 @@ class Child:
 
     def _signal(self, number: int) -> bool:
         """Return False if it is out of our reach."""
+        self._signalled = True
         if self.pid is None or self.gone:
             return True
         return processes.send_signal(self.pid, self._pidfd, number)

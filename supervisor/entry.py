@@ -5,6 +5,7 @@ Everything here runs in the child. It knows no Django: what makes it the user's 
 """
 
 import contextlib
+import contextvars
 import importlib
 import logging
 import os
@@ -21,6 +22,7 @@ from setproctitle import setproctitle
 from . import clock, processes, resources, spawning
 from .channel import Channel, wait
 from .job import Job, Project
+from .surroundings import Surroundings
 
 LONGEST_TEXT = 65_536  # characters of an error that are kept
 _OWN_PACKAGE = __name__.partition(".")[0]
@@ -33,12 +35,17 @@ class Stopped(BaseException):
 class Context:
     """What a target learns of its try, and what it may say about its stopping."""
 
-    def __init__(self, job: Job, deadline: float | None, channel: Channel) -> None:
+    def __init__(
+        self, job: Job, deadline: float | None, channel: Channel, *, more: bool = False
+    ) -> None:
         self.claim = job.claim
+        self.more = more  # another job may follow in this process
         self.deadline = deadline  # on `clock.now()`; None: no time limit
         # Called with the reason ("time", "memory", "drain", ..., or "signal" when it
         # was not the supervisor) and its text; the target may set another.
         self.stop_with: Callable[[str, str], BaseException] = _stopped
+        # Called before a process leaves of which `more` was said.
+        self.leave_with: Callable[[], None] = _nothing
         self._channel = channel
 
     def progress(self, done: int) -> None:
@@ -50,6 +57,10 @@ def _stopped(reason: str, text: str) -> BaseException:
     return Stopped(text)
 
 
+def _nothing() -> None:
+    pass
+
+
 def run(end: socket.socket, project: Project) -> NoReturn:
     """Be a task's process: become the project, take a job, run it, report, leave."""
     _begin("waiting for a task")
@@ -59,13 +70,13 @@ def run(end: socket.socket, project: Project) -> NoReturn:
     except BaseException as error:
         _report(channel, "unprepared", error=text_of(error))
         _leave(1)
-    _run_job(channel)
+    _run_jobs(channel)
 
 
 def run_forked(end: socket.socket) -> NoReturn:
     """Be a task's process, forked from one that is the project already."""
     _begin("waiting for a task")
-    _run_job(Channel(end))
+    _run_jobs(Channel(end))
 
 
 def wait_forked(control: socket.socket) -> NoReturn:
@@ -77,7 +88,7 @@ def wait_forked(control: socket.socket) -> NoReturn:
         for message in launcher.receive():
             launcher.close()
             _forget_terms()
-            _run_job(Channel(socket.socket(fileno=message["fds"][0])))
+            _run_jobs(Channel(socket.socket(fileno=message["fds"][0])))
     _leave(1)
 
 
@@ -87,11 +98,18 @@ def _forget_terms() -> None:
     signal.signal(signal.SIGTERM, former or signal.SIG_DFL)
 
 
-def _run_job(channel: Channel) -> NoReturn:
-    """Take a job, run it, report, leave."""
-    job = _take_job(channel)
-    setproctitle(f"{processes.TITLE} {job.title}")
-    _leave(_Try(channel, job).run())
+def _run_jobs(channel: Channel) -> NoReturn:
+    """Take a job, run it, report; so again while more may follow; leave."""
+    jobs = _Jobs(channel)
+    code = 1
+    while taken := _take_job(channel):
+        code = jobs.run(*taken)
+        if not jobs.may_go_on():
+            break
+        setproctitle(f"{processes.TITLE} idle")
+        _say(channel, "idle")
+    jobs.tidy_up()
+    _leave(code)
 
 
 def discover(end: socket.socket, project: Project) -> NoReturn:
@@ -110,29 +128,40 @@ def discover(end: socket.socket, project: Project) -> NoReturn:
     _leave(0)
 
 
-class _Try:
-    """One job from its first moment to its report."""
+class _Jobs:
+    """The jobs of this process, each from its first moment to its report.
 
-    def __init__(self, channel: Channel, job: Job) -> None:
+    SIGTERM is blocked before the first one; what it does between two: see `may_go_on`.
+    """
+
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._job = job
         self._pid = os.getpid()
-        self._over = False  # nothing may be raised into what runs now
+        self._over = True  # nothing may be raised into what runs now
         self._asked_to_stop = False
-
-    def run(self) -> int:
-        """Run the job and report; return the exit code."""
-        began = clock.now()
-        seconds = self._job.limits.seconds
-        deadline = None if seconds is None else began + seconds
-        self._context = Context(self._job, deadline, self._channel)
-        signal.signal(signal.SIGTERM, self._on_term)
+        self._is_fit = True  # for another job
+        self._context: Context | None = None
+        self._surroundings: Surroundings | None = None  # of the first of several
         os.register_at_fork(after_in_child=self._leave_to_parent)
+
+    def run(self, job: Job, more: bool) -> int:
+        """Run a job and report; return the exit code."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        if more and self._surroundings is None:
+            self._surroundings = Surroundings()
+        setproctitle(f"{processes.TITLE} {job.title}")
+        began = clock.now()
+        seconds = job.limits.seconds
+        deadline = None if seconds is None else began + seconds
+        context = self._context = Context(job, deadline, self._channel, more=more)
+        signal.signal(signal.SIGTERM, self._on_term)
         _say(self._channel, "begun", at=began)
         try:
+            self._over = False
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-            target = named(self._job.target)
-            target(self._job.args, self._context)
+            target = named(job.target)
+            # In a copy: what is set in context variables ends with the job.
+            contextvars.copy_context().run(target, job.args, context)
             self._over = True
         except BaseException as error:
             self._over = True
@@ -140,7 +169,34 @@ class _Try:
         self._report("succeeded")
         return 0
 
+    def may_go_on(self) -> bool:
+        """Is this process as it was before its first job, and was it never signalled?
+
+        If so, a SIGTERM that has come since the job, or comes from now on, ends it.
+        """
+        if self._surroundings is None or self._context is None:
+            return False
+        if not self._context.more or os.getpid() != self._pid:
+            return False
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        flush()
+        if not self._surroundings.restore() or not self._surroundings.is_alone():
+            return False
+        if not self._is_fit:
+            return False
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        return True
+
+    def tidy_up(self) -> None:
+        """Have the last job's target close what it has kept open for another one."""
+        if self._context is not None and os.getpid() == self._pid:
+            with contextlib.suppress(BaseException):  # how it ended has been said
+                self._context.leave_with()
+
     def _failed(self, error: BaseException) -> int:
+        if not isinstance(error, Exception) or isinstance(error, MemoryError):
+            self._is_fit = False
         self._report(
             "stopped" if self._asked_to_stop else "failed",
             error=text_of(error),
@@ -160,7 +216,8 @@ class _Try:
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
         """Raise what the target wants, once, so that `finally` blocks unwind."""
-        if self._over or self._asked_to_stop:
+        self._is_fit = False
+        if self._over or self._asked_to_stop or self._context is None:
             return
         self._asked_to_stop = True
         for message in self._channel.receive():
@@ -191,14 +248,17 @@ def named(dotted: str) -> Callable[..., Any]:
     return function
 
 
-def _take_job(channel: Channel) -> Job:
-    """Wait for the job; leave when the supervisor has gone without sending one."""
+def _take_job(channel: Channel) -> tuple[Job, bool] | None:
+    """Wait for a job; return it and if more may follow, or None if there is none."""
     while True:
         for message in channel.receive():
-            if message["kind"] == "job":
-                return Job.from_message(message["job"])
+            match message:
+                case {"kind": "job", "job": dict(job)}:
+                    return Job.from_message(job), message.get("more") is True
+                case {"kind": "leave"}:
+                    return None
         if channel.ended:
-            _leave(1)
+            return None
         wait([channel])
 
 
@@ -262,8 +322,22 @@ def _leave(code: int) -> NoReturn:
     and the outcome stays what was reported.
     """
     logging.shutdown()
+    _flush_streams()
+    os._exit(code)
+
+
+def flush() -> None:
+    """Have nothing in a buffer that would be written late, or by every fork again."""
+    _flush_streams()
+    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
+        handler: Any = reference()
+        if handler is not None:
+            with contextlib.suppress(OSError, ValueError):
+                handler.flush()
+
+
+def _flush_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         # It was not there, is closed, or nobody reads it.
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
-    os._exit(code)

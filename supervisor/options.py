@@ -30,6 +30,7 @@ class Options:
 
     workers: int = 1
     ahead: int = CLAIMED_AHEAD  # 0: claim for a free worker only
+    tasks_per_process: int = 1
     duration: float = 0.0  # 0 or less: for ever
     until_empty: bool = False
     drain_timeout: float = 25.0

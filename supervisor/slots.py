@@ -11,6 +11,7 @@ from .launcher import Launcher
 from .watch import Watch
 
 _MEMORY_EVERY = 0.1  # seconds between two looks at what the children hold
+_HELD_BEFORE = 0.5  # of a job's memory limit: the most that an idle process may hold
 _CHUNK, _LONGEST_LINE = 1 << 18, 1 << 20  # bytes: per child and pass, and of a message
 
 
@@ -20,12 +21,22 @@ class Slots:
     Called from the supervisor's loop only; nothing here blocks.
     """
 
-    def __init__(self, launcher: Launcher, watch: Watch, start_timeout: float) -> None:
-        """`start_timeout` is in seconds: from the start to the task's first moment."""
+    def __init__(
+        self,
+        launcher: Launcher,
+        watch: Watch,
+        start_timeout: float,
+        tasks_per_process: int = 1,
+    ) -> None:
+        """`start_timeout` is in seconds: from the start to the task's first moment.
+
+        A process runs up to `tasks_per_process` tasks, one after the other.
+        """
         self.backoff = Backoff()  # starts are slowed down while they fail
         self._launcher = launcher
         self._watch = watch
         self._start_timeout = start_timeout
+        self._tasks_per_process = tasks_per_process
         self._children: dict[int, Child] = {}  # by number
         self._numbers = 0
         self._slowed_by = 0  # the last child that was started before the last failure
@@ -37,11 +48,52 @@ class Slots:
     def __getitem__(self, number: int) -> Child:
         return self._children[number]
 
+    @property
+    def all_idle(self) -> bool:
+        """Do all of them wait for another job?"""
+        return all(child.idle for child in self._children.values())
+
+    @property
+    def leaving(self) -> bool:
+        """Is there one whose try is over, and which is not gone?"""
+        return any(child.over for child in self._children.values())
+
     def start(self, job: Job) -> Child:
-        """Have a process started for a job.
+        """Have an idle process take a job, or one started for it.
 
         Raises OSError when no descriptors or memory are to be had.
         """
+        former = self._idle_for(job)
+        child = self._begin(job) if former is None else self._hand(former, job)
+        self._children[child.number] = child
+        return child
+
+    def _idle_for(self, job: Job) -> Child | None:
+        """Return the process that was last in use and can take the job, or None.
+
+        One that holds much of the job's memory limit already has to leave: what earlier
+        tasks have left in it must not end this one.
+        """
+        if job.id is None:
+            return None  # not a task's
+        limit, now = job.limits.memory, clock.now()
+        template = self._launcher.template_pid
+        idle = [child for child in self._children.values() if child.idle]
+        for child in sorted(idle, key=lambda child: child.deadline or 0, reverse=True):
+            if limit is None or child.holds_less(limit * _HELD_BEFORE, template):
+                return child
+            child.dismiss(now)
+        return None
+
+    def _hand(self, former: Child, job: Job) -> Child:
+        more = self._may_follow(former.run + 1, job)
+        return former.hand(job, clock.now(), self._start_timeout, more)
+
+    def _may_follow(self, run: int, job: Job) -> bool:
+        return job.id is not None and run < self._tasks_per_process
+
+    def _begin(self, job: Job) -> Child:
+        """Have a process started for a job."""
         ours, theirs = pair()
         channel = Channel(ours, _LONGEST_LINE)
         with theirs:
@@ -52,9 +104,22 @@ class Slots:
                 raise
             self._numbers += 1
             self._launcher.start_child(self._numbers, theirs.detach())
-        child = Child(self._numbers, job, channel, clock.now(), self._start_timeout)
-        self._children[child.number] = child
-        return child
+        return Child(
+            self._numbers,
+            job,
+            channel,
+            clock.now(),
+            self._start_timeout,
+            more=self._may_follow(1, job),
+        )
+
+    def dismiss_idle(self, *, for_good: bool = False) -> None:
+        """Have the idle leave; `for_good`: nor shall others be idle from now on."""
+        if for_good:
+            self._tasks_per_process = 1
+        for child in self._children.values():
+            if child.idle:
+                child.dismiss(clock.now())
 
     def failed(self, child: Child | None) -> bool:
         """A child has not begun, or None could be had: slow the starts down.
@@ -79,7 +144,11 @@ class Slots:
         waiting = child.begun is None
         for message in child.channel.receive(most=_CHUNK):
             child.heed(message, clock.now())
+        if child.idle and self._tasks_per_process == 1:
+            child.dismiss(clock.now())
         if child.channel.ended:  # an alarm clock only: the exit status is believed
+            if child.idle:
+                child.dismiss(clock.now())
             self._watch.forget(child.channel)
         has_begun = waiting and child.begun is not None
         if has_begun:

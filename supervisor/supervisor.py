@@ -120,7 +120,12 @@ class Supervisor:
             contextlib.closing(resources.Reserve()) as self._reserve,
         ):
             self._watch.add_bell(self._wakeups)
-            self._slots = Slots(self.launcher, self._watch, self.options.start_timeout)
+            self._slots = Slots(
+                self.launcher,
+                self._watch,
+                self.options.start_timeout,
+                self.options.tasks_per_process,
+            )
             self.announcer = self._new_announcer()
             self._become_runner()
             processes.adopt_orphans(True)
@@ -286,6 +291,7 @@ class Supervisor:
         level = logging.WARNING if running else logging.INFO
         logger.log(level, "%s (%s running)", why, running)
         self.stopping = moment
+        self._slots.dismiss_idle(for_good=True)
         if self.bookkeeper.up:
             self.bookkeeper.channel.send("drain")
 
@@ -302,7 +308,8 @@ class Supervisor:
             self._stop_at(_NEVER, "Nothing is due (--until-empty)")
         if self.stopping is None or not self.tries.left_to_themselves():
             return False
-        if not self.tries and not (self.announcer and self.announcer.busy):
+        busy = self.announcer is not None and self.announcer.busy
+        if not self.tries and not busy and not self._slots.leaving:
             return True
         if self._slots and self.stopping == _NEVER:
             return False  # receivers of signals have limits of their own
@@ -494,7 +501,11 @@ class Supervisor:
     def _renew_template(self) -> None:
         """Replace a template whose heap has grown, when no child of it runs."""
         grown_by = self.launcher.grown_by
-        if grown_by > _TEMPLATE_MAY_GROW and not self._slots and self.launcher.ready:
+        if grown_by <= _TEMPLATE_MAY_GROW or not self.launcher.ready:
+            return
+        if self._slots and self._slots.all_idle:
+            self._slots.dismiss_idle()
+        if not self._slots:
             logger.info("The template has grown by %s MiB: renewing it", grown_by >> 20)
             self._watch.forget(self.launcher.channel)
             self.launcher.kill()

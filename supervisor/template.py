@@ -6,7 +6,6 @@ that a fork of it is a whole process of its own: session, limits, exit status.
 
 import contextlib
 import gc
-import logging
 import os
 import signal
 import socket
@@ -119,7 +118,7 @@ class Template:
         self, run: Callable[[], NoReturn], sibling: socket.socket | None = None
     ) -> int:
         """Fork a child that does nothing but `run`; return its pid."""
-        _flush()
+        entry.flush()
         with spawning.signals_blocked():
             with self._undisturbed():
                 pid = os.fork()
@@ -195,15 +194,3 @@ def _sockets(channel: Channel) -> list[str]:
             where = ":".join(map(str, peer)) if isinstance(peer, tuple) else peer
             found.append(f"{where} (file descriptor {connection.fd})")
     return found
-
-
-def _flush() -> None:
-    """Have nothing in a buffer that every child would write once more."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            stream.flush()
-    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
-        handler: Any = reference()
-        if handler is not None:
-            with contextlib.suppress(OSError, ValueError):
-                handler.flush()

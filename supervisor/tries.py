@@ -89,9 +89,11 @@ class Tries:
         for attempt in self._tries.values():
             if attempt.outcome is not None:
                 continue
+            if attempt.child is not None and attempt.child.never_took_it:
+                attempt.child = None  # another process will
             if attempt.child is None and draining:
                 attempt.outcome = Released("the runner was stopped before it began")
-            elif attempt.child is not None and attempt.child.gone:
+            elif attempt.child is not None and attempt.child.over:
                 attempt.outcome = attempt.child.outcome(draining=draining)
                 yield attempt.child
 

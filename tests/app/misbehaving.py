@@ -2,12 +2,19 @@
 
 import contextlib
 import ctypes
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+
+from django.contrib.auth.models import User
+from django.db import connection, transaction
+from django.urls import get_urlconf, set_urlconf
+from django.utils import timezone, translation
 
 from background_task import background
 from background_task.exceptions import InvalidTaskError
@@ -165,6 +172,57 @@ def leave_behind(journal, label, seconds=0.0):
 def leave_a_thread_behind(journal, label):
     with journaled(journal, label):
         threading.Thread(target=time.sleep, args=(600,)).start()
+
+
+@background
+def tell_state(journal, label):
+    """Tell what of Django's state a task finds, and do some work."""
+    found = {
+        "time zone": timezone.get_current_timezone_name(),
+        "language": translation.get_language(),
+        "urlconf": get_urlconf(),
+        "atomic": connection.in_atomic_block,
+        "autocommit": connection.get_autocommit(),
+        "queries": len(connection.queries),
+        "users": User.objects.count(),
+        "session": session(),
+    }
+    write(journal, "state", json.dumps(found))
+
+
+def session():
+    """Return what names the database's end of this process's connection."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute("PRAGMA temp.user_version")
+            if not (number := cursor.fetchone()[0]):
+                number = random.SystemRandom().randrange(1, 2**31)
+                cursor.execute(f"PRAGMA temp.user_version = {number}")
+            return number
+        name = (
+            "pg_backend_pid" if connection.vendor == "postgresql" else "connection_id"
+        )
+        cursor.execute(f"SELECT {name}()")
+        return cursor.fetchone()[0]
+
+
+@background
+def leave_state(journal, label, what):
+    """Leave behind what Django resets between two requests, or a transaction."""
+    timezone.activate("Asia/Karachi")
+    translation.activate("de")
+    set_urlconf("no.such.urls")
+    match what:
+        case "atomic":
+            transaction.atomic().__enter__()
+        case "autocommit":
+            transaction.set_autocommit(False)
+        case "begin":
+            connection.cursor().execute("BEGIN")
+    User.objects.create(username=label)
+    write(journal, "state", json.dumps({"session": session()}))
+    if label == "fails":
+        raise ValueError(label)
 
 
 if os.path.exists(os.environ.get("TEST_VANISHING_TASK", "")):

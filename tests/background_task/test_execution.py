@@ -14,7 +14,7 @@ from .tools import heard, make_task, receiver
 
 
 def context():
-    return SimpleNamespace(claim="1@now", deadline=None, stop_with=None)
+    return SimpleNamespace(claim="1@now", deadline=None, stop_with=None, more=False)
 
 
 def arguments(name, params="[[], {}]", id=0):

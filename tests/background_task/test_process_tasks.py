@@ -23,6 +23,8 @@ OPTIONS = [
     ({"workers": "-1"}, "--workers is '-1'"),
     ({"workers": "two"}, "--workers is 'two'"),
     ({"workers": 1.5}, "--workers is 1.5"),
+    ({"tasks_per_process": 0}, "--tasks-per-process is 0"),
+    ({"tasks_per_process": "many"}, "--tasks-per-process is 'many'"),
     ({"memory_limit": "512Q"}, "--memory-limit is '512Q'"),
     ({"memory_limit": "-512M"}, "--memory-limit is '-512M'"),
     ({"memory_limit": 0}, "--memory-limit is 0"),
@@ -36,6 +38,10 @@ OPTIONS = [
     ({"queue": ""}, "--queue has an empty name"),
     ({"in_process": True, "workers": 1}, "--workers does not go with --in-process"),
     (
+        {"in_process": True, "tasks_per_process": 1},
+        "--tasks-per-process does not go with --in-process",
+    ),
+    (
         {"in_process": True, "memory_limit": "1G"},
         "--memory-limit does not go with --in-process",
     ),
@@ -48,6 +54,8 @@ NAME = "tests.app.tasks.note"
 SETTINGS = [
     ("BACKGROUND_TASK_WORKERS", 0),
     ("BACKGROUND_TASK_WORKERS", "two"),
+    ("BACKGROUND_TASK_TASKS_PER_PROCESS", 0),
+    ("BACKGROUND_TASK_TASKS_PER_PROCESS", None),
     ("BACKGROUND_TASK_MEMORY_LIMIT", "512Q"),
     ("BACKGROUND_TASK_MEMORY_LIMIT", -1),
     ("BACKGROUND_TASK_GRACE", -1),

@@ -27,6 +27,7 @@ class MemoryQueue:
         self.broken = arguments.get("broken")  # whatever comes next, it dies of it
         # One in this place that is dead as soon as some end is recorded.
         self.dead = [Runner(*fields) for fields in arguments.get("dead", [])]
+        self.gates = arguments.get("gates", {})  # by id: due when the file is there
         self.unrescuable = arguments.get("unrescuable")
         self.poisoned = arguments.get("poisoned", [])  # only Lost can be recorded
         self.cursed = arguments.get("cursed", [])  # only abandoned
@@ -71,7 +72,11 @@ class MemoryQueue:
         self._catch_up()
         if self.runner.id in self.fenced:
             return []
-        return [self._claim(number) for number in self.waiting[:n]]
+        return [self._claim(number) for number in self._due()[:n]]
+
+    def _due(self):
+        gates = {number: Path(self.gates.get(str(number), "/")) for number in self.jobs}
+        return [number for number in self.waiting if gates[number].exists()]
 
     def _claim(self, number):
         claim = f"{number}:{self.tries[number] + 1}:{self.runner.id}"
@@ -118,7 +123,7 @@ class MemoryQueue:
         self._catch_up()
         if self.broken:
             raise ValueError(self.broken)
-        return bool(self.waiting)
+        return bool(self._due())
 
     def fileno(self):
         return None

@@ -1,6 +1,7 @@
 """What jobs without Django do, well and badly."""
 
 import contextlib
+import contextvars
 import ctypes
 import json
 import mmap
@@ -423,3 +424,98 @@ def prepare_badly_for_a_while(environment):
 def prepare_when_allowed(environment):
     while not os.path.exists(environment["gate"]):
         time.sleep(0.02)
+
+
+# What a task leaves to the next one in its process
+
+
+def say_pid_in(args, context):
+    write([args[0], str(os.getpid())], context)
+
+
+def say_pid_and_fail(args, context):
+    say_pid_in(args, context)
+    raise ValueError("as it should")
+
+
+def say_that_it_leaves(args, context):
+    context.leave_with = lambda: write([args[0], f"{os.getpid()} leaves"], context)
+
+
+def say_that_it_leaves_with_a_thread(args, context):
+    say_that_it_leaves(args, context)
+    leave_a_thread_behind(args, context)
+
+
+VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
+
+
+def change_the_surroundings(args, context):
+    os.chdir("/")
+    os.umask(0o777)
+    signal.signal(signal.SIGUSR1, on_hup_of_the_project)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.alarm(3600)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    VARIABLE.set("changed")
+    write_surroundings(args, context)
+
+
+def write_surroundings(args, context):
+    os.umask(umask := os.umask(0))
+    found = {
+        "pid": os.getpid(),
+        "folder": os.getcwd(),
+        "umask": umask,
+        "handlers": str(
+            [signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGALRM)]
+        ),
+        "alarm": signal.alarm(0),
+        "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        "variable": VARIABLE.get(),
+    }
+    write([args[0], json.dumps(found)], context)
+
+
+def start_a_thread_and_join_it(args, context):
+    say_pid_in(args, context)
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+
+
+def leave_a_thread_in(args, context):
+    say_pid_in(args, context)
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+
+
+def leave_a_subprocess_in(args, context):
+    say_pid_in(args, context)
+    leave_a_subprocess_behind([args[1]], context)
+
+
+def leave_a_zombie_in(args, context):
+    say_pid_in(args, context)
+    if os.fork() == 0:
+        os._exit(0)
+
+
+def do_and_say(args, context):
+    """Say who one is, then do something else of this module."""
+    path, what, *rest = args
+    say_pid_in([path], context)
+    globals()[what](rest, context)
+
+
+def leak(args, context):
+    say_pid_in(args[:1], context)
+    left_open.append(b"x" * args[1])
+
+
+def term_itself_in_passing(args, context):
+    """Be signalled, and not be stopped by it."""
+    say_pid_in(args, context)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    os.kill(os.getpid(), signal.SIGTERM)

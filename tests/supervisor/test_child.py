@@ -7,7 +7,7 @@ import pytest
 
 from background_task.supervisor import clock
 from background_task.supervisor.channel import Channel, pair
-from background_task.supervisor.child import Child
+from background_task.supervisor.child import LONGEST_REST, Child
 from background_task.supervisor.job import Job, Limits
 from background_task.supervisor.outcome import Succeeded, TimedOut
 
@@ -65,3 +65,90 @@ def test_a_success_from_before_it_was_stopped_is_one(child):
     child.heed(said, began + 6.0)
 
     assert child.outcome() == Succeeded()
+
+
+@pytest.fixture
+def reused():
+    """A child that may run more jobs; the test is its process."""
+    ours, theirs = pair()
+    with (
+        contextlib.closing(Channel(ours)) as channel,
+        contextlib.closing(Channel(theirs)) as far_end,
+    ):
+        child = Child(1, JOB, channel, clock.now(), 60.0, more=True)
+        child.far_end = far_end
+        yield child
+
+
+def succeed(child, at):
+    child.heed({"kind": "begun", "at": at}, at)
+    child.heed({"kind": "report", "verdict": "succeeded", "at": at}, at)
+
+
+def told(child):
+    return [message["kind"] for message in child.far_end.receive()]
+
+
+def test_one_that_has_reported_and_is_idle_can_be_handed_the_next_job(reused):
+    now = clock.now()
+    succeed(reused, now)
+
+    reused.heed({"kind": "idle"}, now)
+
+    assert (reused.over, reused.idle, reused.outcome()) == (True, True, Succeeded())
+    following = reused.hand(JOB, now, 60.0, False)
+    assert (following.over, following.idle, following.run) == (False, False, 2)
+    assert told(reused) == ["job", "job"]
+
+
+def test_one_that_has_not_reported_is_not_idle_whatever_it_says(reused):
+    reused.heed({"kind": "begun", "at": clock.now()}, clock.now())
+
+    reused.heed({"kind": "idle"}, clock.now())
+
+    assert not reused.over
+
+
+def test_one_of_which_no_more_was_asked_is_not_idle_whatever_it_says(child):
+    succeed(child, clock.now())
+
+    child.heed({"kind": "idle"}, clock.now())
+
+    assert not child.over
+
+
+def test_one_that_was_signalled_has_to_leave_whatever_it_says(reused):
+    now = clock.now()
+    reused.heed({"kind": "begun", "at": now}, now)
+    reused.stop(TimedOut(5.0, "MAX_RUN_TIME"), now)
+    reused.heed({"kind": "report", "verdict": "succeeded", "at": now}, now)
+
+    reused.heed({"kind": "idle"}, now)
+
+    assert not reused.over and not reused.idle
+    assert told(reused) == ["job", "stop", "leave"]
+
+
+def test_one_that_is_idle_for_long_has_to_leave(reused):
+    now = clock.now()
+    succeed(reused, now)
+    reused.heed({"kind": "idle"}, now)
+
+    reused.enforce_time(now + LONGEST_REST - 1.0)
+    assert reused.idle
+    reused.enforce_time(now + LONGEST_REST)
+
+    assert reused.over and not reused.idle
+    assert told(reused) == ["job", "leave"]
+    assert reused.kill_at == now + LONGEST_REST + JOB.limits.grace
+
+
+def test_one_that_rests_is_not_stopped_with_what_runs(reused):
+    now = clock.now()
+    succeed(reused, now)
+    reused.heed({"kind": "idle"}, now)
+
+    reused.stop(TimedOut(5.0, "MAX_RUN_TIME"), now)
+
+    assert reused.kill_at is None
+    assert reused.outcome() == Succeeded()

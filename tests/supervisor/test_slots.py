@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -84,6 +85,20 @@ def test_children_that_fail_together_slow_the_starts_once(slots):
     until = slots.backoff.until
     assert slots.failed(slots.start(JOB))
     assert slots.backoff.until > until
+
+
+def test_what_is_no_task_has_a_process_of_its_own(launcher):
+    announcer = replace(JOB, id=None, claim="announcer")
+    with (
+        Watch() as watch,
+        contextlib.closing(Slots(launcher, watch, 60.0, tasks_per_process=9)) as slots,
+    ):
+        child = slots.start(JOB)
+        child.heed({"kind": "report", "verdict": "succeeded", "at": 0.0}, clock.now())
+        child.heed({"kind": "idle"}, clock.now())
+
+        assert slots.start(announcer).number != child.number
+        assert slots.start(JOB).number == child.number
 
 
 def test_a_project_that_four_at_once_cannot_become_is_tried_again(start, tmp_path):

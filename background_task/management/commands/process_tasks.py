@@ -87,6 +87,12 @@ class Command(BaseCommand):
             "BACKGROUND_TASK_WORKERS, else 1)",
         )
         parser.add_argument(
+            "--tasks-per-process",
+            metavar="N",
+            help="how many tasks a process runs, one after the other, before a new one "
+            "takes its place (default: BACKGROUND_TASK_TASKS_PER_PROCESS, else 1)",
+        )
+        parser.add_argument(
             "--memory-limit",
             metavar="SIZE",
             help="the most that a task may hold with all its processes, such as 512M: "
@@ -176,7 +182,9 @@ class Command(BaseCommand):
             warm="background_task.execution:warm",
             announce="background_task.execution:announce",
             environment=execution.environment(
-                log_std=options["log_std"], verbosity=options["verbosity"]
+                log_std=options["log_std"],
+                verbosity=options["verbosity"],
+                reuse=settled.tasks_per_process > 1,
             ),
         )
         books = Books(
@@ -385,6 +393,10 @@ def _options(options: dict[str, Any], rules: LimitRules) -> Options:
     workers, source = options.get("workers"), "--workers"
     if workers is None:
         workers, source = app_settings.workers, _workers_setting()
+    most, most_source = options.get("tasks_per_process"), "--tasks-per-process"
+    if most is None:
+        most_source = "BACKGROUND_TASK_TASKS_PER_PROCESS"
+        most = app_settings.BACKGROUND_TASK_TASKS_PER_PROCESS
     drain, drain_source = options.get("drain_timeout"), "--drain-timeout"
     if drain is None:
         drain_source = "BACKGROUND_TASK_DRAIN_TIMEOUT"
@@ -392,6 +404,7 @@ def _options(options: dict[str, Any], rules: LimitRules) -> Options:
     return Options(
         workers=parse_count(workers, source),
         ahead=_ahead(),
+        tasks_per_process=parse_count(most, most_source),
         duration=_duration(options),
         until_empty=options["until_empty"],
         drain_timeout=parse_seconds(drain, drain_source, least=0),
@@ -483,7 +496,13 @@ def _workers_setting() -> str:
 
 
 def _refuse_limits(options: dict[str, Any]) -> None:
-    for name in ("workers", "memory_limit", "drain_timeout", "start_method"):
+    for name in (
+        "workers",
+        "tasks_per_process",
+        "memory_limit",
+        "drain_timeout",
+        "start_method",
+    ):
         if options.get(name) is not None:
             raise OptionError(
                 f"--{name.replace('_', '-')} does not go with --in-process, which runs "
@@ -518,12 +537,19 @@ def _first_line(supervision: Supervision, queues: list[str]) -> str:
         database,
         f"queues: {', '.join(queues)}" if queues else "every queue",
         f"{options.workers} worker{'s' if options.workers > 1 else ''}",
+        *_reuse(options.tasks_per_process),
         supervision.start_method,
         f"MAX_RUN_TIME {rules.seconds:g} s",
         "no memory limit" if memory is None else f"memory limit {_size(memory)}",
         f"drain {options.drain_timeout:g} s, grace {options.grace:g} s",
     ]
     return "; ".join(parts)
+
+
+def _reuse(tasks_per_process: int) -> list[str]:
+    if tasks_per_process == 1:
+        return []
+    return [f"{tasks_per_process} tasks per process"]
 
 
 def _size(memory: int) -> str:
