@@ -56,7 +56,7 @@ class ReuseTests(LifecycleTestCase):
     def test_what_a_task_leaves_of_djangos_state_is_reset(self):
         for what in ("atomic", "autocommit", "begin"):
             with self.subTest(what):
-                self.journal.path.unlink(missing_ok=True)
+                self.journal.clear()
                 misbehaving.tell_state(str(self.journal), "before")
                 misbehaving.leave_state(str(self.journal), "leaves", what)
                 misbehaving.tell_state(str(self.journal), "after")

@@ -223,6 +223,11 @@ class Journal:
 
     def __init__(self, path):
         self.path = Path(path)
+        self.clear()
+
+    def clear(self):
+        """Forget what was written until now."""
+        self.path.unlink(missing_ok=True)
         self._entries, self._read = [], 0  # so far, and how many bytes that was
 
     def __str__(self):
