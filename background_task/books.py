@@ -125,12 +125,8 @@ def held_by(owner: str, *, skip_locked: bool = False) -> list[Claim]:
     locked. A `locked_at` that Python can't read is made NULL: it names no try.
     """
     rows: TaskQuerySet = Task.objects.using(_database()).filter(locked_by=owner)
-    if skip_locked and connections[_database()].features.has_select_for_update:
-        rows = rows.select_for_update(
-            skip_locked=connections[
-                _database()
-            ].features.has_select_for_update_skip_locked
-        )
+    if skip_locked:
+        rows = rows.lock_unlocked_rows()
     try:
         return _claims(rows)
     except UNREADABLE:

@@ -21,7 +21,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from . import books, leases
-from .indexes import WAITING
+from .indexes import BY_NAME, BY_PRIORITY, BY_QUEUE, WAITING
 from .managers import TaskQuerySet
 from .models import Runner, Task
 from .outages import UNREADABLE
@@ -40,10 +40,6 @@ SESSION = {
         "SET enable_seqscan = off",
     )
 }
-
-_BY_PRIORITY = "bgtask_waiting"
-_BY_QUEUE = "bgtask_waiting_queue"
-_BY_NAME = "bgtask_waiting_name"
 
 _SHOWN = 20  # unknown names that are told of
 _PRIORITIES = 16  # that a look steps down, per queue
@@ -102,11 +98,11 @@ def unknown_names(names: Collection[str], queues: Collection[str]) -> set[str]:
     if queues:
         due = due.filter(queue__in=queues)
     unknown: set[str] = set()
-    for name in _distinct(_tasks().filter(WAITING), "task_name", _BY_NAME):
+    for name in _distinct(_tasks().filter(WAITING), "task_name", BY_NAME):
         if name not in names or connections[due.db].vendor == "mysql":
             # There, other names may be this one to the collation.
             alike = due.filter(task_name=name).order_by("run_at").only("task_name")
-            front = _read(alike[:_OF_EACH_NAME], _BY_NAME)
+            front = _read(alike[:_OF_EACH_NAME], BY_NAME)
             unknown |= {task.task_name for task in front} - set(names)
         if len(unknown) >= _SHOWN:
             break
@@ -199,10 +195,10 @@ class _Look:
         """Return at most `n` tasks, the next one first."""
         waiting = _tasks().filter(WAITING)
         if not self._queues:
-            return self._of_lane(waiting, _BY_PRIORITY, n)
+            return self._of_lane(waiting, BY_PRIORITY, n)
         found: list[Task] = []
         for queue in self._queues:
-            found += self._of_lane(waiting.filter(queue=queue), _BY_QUEUE, n)
+            found += self._of_lane(waiting.filter(queue=queue), BY_QUEUE, n)
         return sorted(found, key=self._order)[:n]
 
     def _order(self, task: Task) -> tuple[int, datetime]:
@@ -248,7 +244,7 @@ class _Look:
         due = lane.filter(run_at__lte=self._now).order_by("run_at")
         due = due.only("priority", "run_at", "task_name", "queue")
         for name in self._names:
-            tasks = _read(due.filter(task_name=name)[:_OF_EACH_NAME], _BY_NAME)
+            tasks = _read(due.filter(task_name=name)[:_OF_EACH_NAME], BY_NAME)
             best += filter(self._knows, tasks)
         best.sort(key=self._order)
         return self._of_keys([task.pk for task in best[:n]])
@@ -266,12 +262,7 @@ class _Look:
         return known and task.pk not in self._running
 
     def _locked(self, rows: TaskQuerySet) -> TaskQuerySet:
-        features = connections[rows.db].features
-        if not self._lock or not features.has_select_for_update:
-            return rows
-        of = ("self",) if features.has_select_for_update_of else ()
-        skip = features.has_select_for_update_skip_locked
-        return rows.select_for_update(skip_locked=skip, of=of)
+        return rows.lock_unlocked_rows() if self._lock else rows
 
 
 def _tasks() -> TaskQuerySet:

@@ -7,6 +7,11 @@ from django.db.models import Q
 
 WAITING = Q(locked_by=None, failed_at=None)
 
+# Their names, which a claim has to say on MySQL.
+BY_PRIORITY = "bgtask_waiting"
+BY_QUEUE = "bgtask_waiting_queue"
+BY_NAME = "bgtask_waiting_name"
+
 
 class WaitingIndex(models.Index):
     """An index over the tasks that nobody holds and that have not failed.

@@ -92,17 +92,22 @@ class TaskQuerySet(models.QuerySet["Task"]):
         MySQL's collations take `mail`, `Mail` and `mail ` for one. They are asked too,
         for the sake of their indexes.
         """
-        return self.filter(self._has(column, values))
-
-    def with_other(self, column: str, values: Collection[str]) -> Self:
-        """Keep the tasks that have none of these values in a column, to the letter."""
-        return self.exclude(self._has(column, values))
-
-    def _has(self, column: str, values: Collection[str]) -> Q:
         has = Q(**{f"{column}__in": values})
         if connections[self.db].vendor == "mysql":
             has &= Q(In(_Letters(column), values))
-        return has
+        return self.filter(has)
+
+    def lock_unlocked_rows(self) -> Self:
+        """Lock the rows as they are read, and pass over what another has locked.
+
+        As far as the database can: SQLite has one lock for all.
+        """
+        features = connections[self.db].features
+        if not features.has_select_for_update:
+            return self
+        of = ("self",) if features.has_select_for_update_of else ()
+        skip = features.has_select_for_update_skip_locked
+        return self.select_for_update(skip_locked=skip, of=of)
 
     def in_order(self) -> Self:
         """Sort by priority, as the setting says, then the earliest first."""

@@ -16,7 +16,7 @@ from django.utils import timezone
 from . import retries, wakeups
 from .clock import DatabaseTime
 from .exceptions import InvalidTaskError, traceback_text
-from .indexes import WaitingIndex
+from .indexes import BY_NAME, BY_PRIORITY, BY_QUEUE, WaitingIndex
 from .managers import CompletedTaskQuerySet, TaskManager, TaskQuerySet
 from .settings import app_settings
 
@@ -152,11 +152,9 @@ class Task(BaseTask):
     class Meta:
         db_table = "background_task"
         indexes = (  # what a claim reads
-            WaitingIndex(fields=["priority", "run_at"], name="bgtask_waiting"),
-            WaitingIndex(
-                fields=["queue", "priority", "run_at"], name="bgtask_waiting_queue"
-            ),
-            WaitingIndex(fields=["task_name", "run_at"], name="bgtask_waiting_name"),
+            WaitingIndex(fields=["priority", "run_at"], name=BY_PRIORITY),
+            WaitingIndex(fields=["queue", "priority", "run_at"], name=BY_QUEUE),
+            WaitingIndex(fields=["task_name", "run_at"], name=BY_NAME),
         )
 
     # The claim as this instance knows its row to have it: what differs was assigned.

@@ -8,7 +8,6 @@ runs in the bookkeeper's process.
 """
 
 import contextlib
-import importlib
 import logging
 import math
 import random
@@ -22,6 +21,7 @@ from setproctitle import setproctitle
 from . import clock, spawning
 from .aide import Aide
 from .channel import Channel, Message, wait
+from .entry import named
 from .job import Job, Project
 from .logrelay import LogRelay
 from .outcome import (
@@ -113,16 +113,10 @@ def keep_books(
     spawning.begin()
     spawning.turn_deaf()
     setproctitle(f"{TITLE} bookkeeper")
-    queue = _named(books.queue)(project.environment, books.arguments, runner)
+    queue: Queue = named(books.queue)(project.environment, books.arguments, runner)
     # The relay comes after the set-up of the project, which configures logging.
     with contextlib.closing(Channel(end)) as channel, LogRelay("background_task"):
         _Desk(channel, queue, books, register).work()
-
-
-def _named(dotted: str) -> Callable[..., Queue]:
-    module, _, name = dotted.partition(":")
-    maker: Callable[..., Queue] = getattr(importlib.import_module(module), name)
-    return maker
 
 
 def _plain(outcome: Outcome) -> Outcome:

@@ -101,9 +101,12 @@ class DatabaseQueue:
                 )
 
     def _prepare(self, sender: Any, connection: Any, **kwargs: Any) -> None:
-        """Have a new connection plan as claims need it, and listen."""
+        """Have a new connection not wait long, plan as claims need it, and listen."""
         with connection.cursor() as cursor:
-            for statement in self._claims.SESSION.get(connection.vendor, ()):
+            for statement in (
+                *_session_limits(connection, self._lease / 3),
+                *self._claims.SESSION.get(connection.vendor, ()),
+            ):
                 cursor.execute(statement)
         self._listener.prepare(connection)
 
@@ -438,13 +441,6 @@ def _limit_waiting(connection: BaseDatabaseWrapper, seconds: float) -> None:
         # A transaction that begins with a read can fail at its first write without
         # waiting; the bookkeeper's begin with the write lock.
         options["transaction_mode"] = "IMMEDIATE"
-
-    def limit_session(sender: Any, connection: Any, **kwargs: Any) -> None:
-        with connection.cursor() as cursor:
-            for statement in _session_limits(connection, seconds):
-                cursor.execute(statement)
-
-    connection_created.connect(limit_session, weak=False)
 
 
 def _session_limits(connection: Any, seconds: float) -> list[str]:

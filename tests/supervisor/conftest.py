@@ -49,3 +49,15 @@ def _runs(folder):
     yield start
     left = [what for run in runs for what in run.kill()]
     assert not left, "\n".join(left)
+
+
+@pytest.fixture
+def pid(tmp_path):
+    """Where a job says who it is."""
+    return tmp_path / "pid"
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """What a job waits for."""
+    return tmp_path / "gate"

@@ -14,18 +14,6 @@ LONG = 600.0
 PTRACE_SEIZE, WALL = 0x4206, 0x40000000
 
 
-@pytest.fixture
-def pid(tmp_path):
-    """Where a job says who it is."""
-    return tmp_path / "pid"
-
-
-@pytest.fixture
-def gate(tmp_path):
-    """What a job waits for."""
-    return tmp_path / "gate"
-
-
 def begun(run, pid):
     """Wait until the job that says its pid there has begun."""
     run.wait_until(pid.exists)

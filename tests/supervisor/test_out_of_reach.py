@@ -39,11 +39,6 @@ def powerless():
     return command
 
 
-@pytest.fixture
-def pid(tmp_path):
-    return tmp_path / "pid"
-
-
 def test_an_orphan_that_cannot_be_killed_is_told_and_holds_up_no_end(
     start, powerless, pid
 ):

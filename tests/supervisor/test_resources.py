@@ -29,16 +29,6 @@ def take_all(pid):
     return former
 
 
-@pytest.fixture
-def pid(tmp_path):
-    return tmp_path / "pid"
-
-
-@pytest.fixture
-def gate(tmp_path):
-    return tmp_path / "gate"
-
-
 @pytest.mark.parametrize("who", ["launcher", "supervisor"])
 @pytest.mark.parametrize("start_method", ["template", "spawn"])
 def test_a_job_that_no_process_can_be_had_for_is_released(

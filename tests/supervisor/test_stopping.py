@@ -13,18 +13,6 @@ from .tools import is_running, job, pid_in, project_that, wait_until
 LONG = 600.0
 
 
-@pytest.fixture
-def pid(tmp_path):
-    """Where a job says who it is."""
-    return tmp_path / "pid"
-
-
-@pytest.fixture
-def gate(tmp_path):
-    """What a job waits for."""
-    return tmp_path / "gate"
-
-
 def begun(run, pid):
     """Wait until the job that says its pid there has begun."""
     run.wait_until(pid.exists)
