@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+from collections import deque
 from typing import Any
 
 from setproctitle import setproctitle
@@ -143,6 +144,7 @@ class _Launch:
     def __init__(self, channel: Channel, form: Template | Spawner) -> None:
         self._channel = channel
         self._form = form
+        self._unheeded: deque[Message] = deque()
         self._alive: dict[int, tuple[int, Any]] = {}  # by pid: number, what it needs
         self._dead: dict[int, int] = {}  # pid to number: not yet swept
         self._remains = Remains()
@@ -156,8 +158,9 @@ class _Launch:
             self._wait(wakeups)
             wakeups.take()
             self._channel.flush()
-            for message in self._channel.receive():
-                self._heed(message)
+            self._unheeded.extend(self._channel.receive())
+            while self._unheeded:
+                self._heed(self._unheeded.popleft())
             self._look_for_dead()
             with self._reserve:
                 self._sweep()
@@ -182,7 +185,8 @@ class _Launch:
 
     def _start(self, number: int, fd: int) -> None:
         try:
-            pid, needed = self._form.start(socket.socket(fileno=fd))
+            others = [fd for message in self._unheeded for fd in message.get("fds", ())]
+            pid, needed = self._form.start(socket.socket(fileno=fd), others)
         except OSError as error:  # no more processes, memory or descriptors
             self._unstarted(number, error)
             return

@@ -37,9 +37,10 @@ class Spawner:
         """Return the processes that are no orphans of tasks."""
         return {self._discovery_pid}
 
-    def start(self, end: socket.socket) -> tuple[int, Any]:
+    def start(self, end: socket.socket, others: list[int]) -> tuple[int, Any]:
         """Start a task's process; return its pid, and what has to outlive it.
 
+        It inherits no descriptors, so those of `others` are no matter here.
         Raises OSError when no more processes, memory or descriptors are to be had.
         """
         with end:

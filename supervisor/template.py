@@ -57,9 +57,10 @@ class Template:
         """Return the processes that are no orphans of tasks."""
         return {*self._companions, *(pid for pid, _ in self._spares)}
 
-    def start(self, end: socket.socket) -> tuple[int, Any]:
+    def start(self, end: socket.socket, others: list[int]) -> tuple[int, Any]:
         """Give `end` to a spare, or fork; return the pid.
 
+        `others` are the descriptors of other tasks' ends: a fork closes them.
         Raises OSError when no more processes or memory are to be had.
         """
         self._started += 1
@@ -71,7 +72,7 @@ class Template:
                     return pid, None
             os.waitpid(pid, 0)
         with end:
-            return self._fork(lambda: entry.run_forked(end)), None
+            return self._fork(lambda: entry.run_forked(end), others), None
 
     def work(self, channel: Channel) -> None:
         """Have spares at hand, each waiting for a task.
@@ -108,16 +109,17 @@ class Template:
         ours, theirs = pair()
         with theirs:
             try:
-                pid = self._fork(lambda: entry.wait_forked(theirs), ours)
+                pid = self._fork(lambda: entry.wait_forked(theirs), [ours.fileno()])
             except OSError:
                 ours.close()
                 raise
         self._spares.append((pid, Channel(ours)))
 
-    def _fork(
-        self, run: Callable[[], NoReturn], sibling: socket.socket | None = None
-    ) -> int:
-        """Fork a child that does nothing but `run`; return its pid."""
+    def _fork(self, run: Callable[[], NoReturn], unwanted: list[int]) -> int:
+        """Fork a child that does nothing but `run`, without the `unwanted` descriptors.
+
+        Returns its pid.
+        """
         entry.flush()
         with spawning.signals_blocked():
             with self._undisturbed():
@@ -125,8 +127,8 @@ class Template:
             if pid:
                 return pid
             try:
-                if sibling is not None:
-                    sibling.close()
+                for fd in unwanted:
+                    os.close(fd)
                 self._become_child()
                 run()
             except BaseException:

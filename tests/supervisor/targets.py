@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -196,10 +197,10 @@ def leave_a_subprocess_behind(args, context):
 
 
 def wait_with_a_daemon(args, context):
-    """Have a grandchild in a session of its own, and wait for ever."""
-    own, daemons = args
+    """Have a grandchild in a session of its own, and wait."""
+    own, daemons, *gate = args
     leave_a_daemon_behind([daemons], context)
-    wait([own], context)
+    wait([own, *gate], context)
 
 
 def become_another_program(args, context):
@@ -318,6 +319,19 @@ def prepare_once(environment):
     write([os.path.join(environment["folder"], "set up"), "x"], None, end="")
 
 
+def prepare_with_numpy(environment):
+    import numpy.random  # noqa: F401
+
+
+def say_random_numbers(args, context):
+    """Say what chance is in numpy, and that its threads can be used."""
+    import numpy
+
+    square = numpy.random.rand(300, 300)
+    assert numpy.allclose(square @ numpy.linalg.inv(square), numpy.eye(300))
+    write([args[0], json.dumps({"random": numpy.random.random()})], context)
+
+
 def prepare_only_once(environment):
     try:
         os.mkdir(os.path.join(environment["folder"], "first"))
@@ -389,6 +403,7 @@ def say_surroundings(args, context):
         "session": os.getsid(0),
         "group": os.getpgrp(),
         "sockets": sum(link.startswith("socket:") for link in links),
+        "files": sorted(re.sub("[0-9]+", "N", link) for link in links),
         "wakeup_fd": wakeup_fd,
         "sigterm": str(signal.getsignal(signal.SIGTERM)),
         "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),

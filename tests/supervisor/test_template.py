@@ -8,7 +8,7 @@ import signal
 import psutil
 import pytest
 
-from .tools import TARGETS, job, pid_in
+from .tools import TARGETS, is_running, job, pid_in, wait_until
 
 MIB = 1024 * 1024
 
@@ -50,6 +50,74 @@ def test_a_task_is_a_process_of_its_own_that_inherits_nothing_of_the_launcher(
         )
         assert task["children"] == []
     assert len({task["random"] for task in tasks}) == 6
+
+
+def test_many_tasks_in_few_slots_have_each_their_own(start, said):
+    jobs = [job("say_surroundings", said) for _ in range(200)]
+    run = start(*jobs, workers=8, until_empty=True)
+
+    assert run.finish(120) == 0, run.log
+    tasks = surroundings(said)
+    assert len({task["pid"] for task in tasks}) == 200
+    assert len({task["random"] for task in tasks}) == 200
+    assert {task["sockets"] for task in tasks} == {1}
+    assert len({str(task["files"]) for task in tasks}) == 1, "none has another's"
+    assert [run.endings(n) for n in range(1, 201)] == [["Succeeded"]] * 200
+
+
+def test_numpy_has_other_random_numbers_in_each_task_and_its_threads(start, said):
+    run = start(
+        *[job("say_random_numbers", said)] * 5,
+        project={"prepare": TARGETS + "prepare_with_numpy"},
+        workers=2,
+        until_empty=True,
+    )
+
+    assert run.finish() == 0, run.log
+    assert "Tasks are spawned" not in run.log
+    assert len({task["random"] for task in surroundings(said)}) == 5
+
+
+def test_what_escaped_from_a_task_is_killed_when_it_ends_and_not_when_others_do(
+    start, tmp_path
+):
+    gate, other_gate = tmp_path / "gate", tmp_path / "other gate"
+    own, other = tmp_path / "daemon", tmp_path / "other daemon"
+    run = start(
+        job("wait_with_a_daemon", tmp_path / "pid", own, gate),
+        job("wait_with_a_daemon", tmp_path / "other pid", other, other_gate),
+        workers=2,
+    )
+    for pid in ("pid", "other pid"):
+        pid_in(tmp_path / pid)
+
+    gate.touch()
+    run.wait_until(lambda: run.endings(1))
+    wait_until(lambda: not is_running(pid_in(own)))
+    assert is_running(pid_in(other))
+    other_gate.touch()
+    run.wait_until(lambda: run.endings(2))
+    wait_until(lambda: not is_running(pid_in(other)))
+
+    assert run.stop() == 0, run.log
+
+
+def test_a_template_that_is_killed_under_load_loses_nothing_and_doubles_nothing(
+    start, said
+):
+    jobs = [job("say_pid_in", said) for _ in range(150)]
+    run = start(*jobs, workers=4)
+    for some in (20, 60):
+        run.wait_until(lambda some=some: len(run.ends()) >= some)
+        os.kill(run.wait_for_pid("launcher"), signal.SIGKILL)
+    run.wait_until(lambda: len(run.ends()) >= 150)
+
+    assert run.stop() == 0, run.log
+    endings = [run.endings(n) for n in range(1, 151)]
+    assert [len(ending) for ending in endings] == [1] * 150
+    crashed = endings.count(["Crashed"])
+    assert endings.count(["Succeeded"]) == 150 - crashed
+    assert crashed <= 2 * 4, "no more than what ran when the template was killed"
 
 
 def test_the_projects_own_signal_handlers_stay(start, said, tmp_path):
