@@ -86,9 +86,14 @@ def may_be_due(names: Collection[str], queues: Collection[str]) -> bool:
     return bool(_Look(names, queues, (), lock=False).next(1))
 
 
-def next_run_at() -> datetime | None:
-    """Return when the first task that is not due yet will be; of any name and queue."""
-    later = _tasks().filter(run_at__gt=timezone.now())
+def next_run_at(within: float) -> datetime | None:
+    """Return when the first task that is not due yet will be; of any name and queue.
+
+    None if that is not within so many seconds: later moments may be none that Python
+    knows, such as PostgreSQL's infinity.
+    """
+    now = timezone.now()
+    later = _tasks().filter(run_at__gt=now, run_at__lte=now + timedelta(seconds=within))
     return later.order_by("run_at").values_list("run_at", flat=True).first()
 
 

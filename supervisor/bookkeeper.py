@@ -116,7 +116,11 @@ def keep_books(
     queue: Queue = named(books.queue)(project.environment, books.arguments, runner)
     # The relay comes after the set-up of the project, which configures logging.
     with contextlib.closing(Channel(end)) as channel, LogRelay("background_task"):
-        _Desk(channel, queue, books, register).work()
+        try:
+            _Desk(channel, queue, books, register).work()
+        except Exception:  # when the channel ends, we are not waited for any more
+            logger.exception("The bookkeeper failed")
+            raise
 
 
 def _plain(outcome: Outcome) -> Outcome:
@@ -431,8 +435,8 @@ class _Desk:
         logger.debug("Waiting for tasks")
         if dry:
             self._say_dry()
-        planned = self._queue.next_due()
-        wait = self._poll_after if planned is None else min(self._poll_after, planned)
+        planned = self._queue.next_due(self._poll_after)
+        wait = self._poll_after if planned is None else planned
         self._poll_at = clock.now() + max(0.0, wait)
         self._poll_after = min(self._poll_after * _SLOWER, self._books.sleep)
 

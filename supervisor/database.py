@@ -174,9 +174,9 @@ class DatabaseQueue:
         with self._translated():
             return self._listener.heard()
 
-    def next_due(self) -> float | None:
+    def next_due(self, within: float) -> float | None:
         with self._translated():
-            run_at = self._claims.next_run_at()
+            run_at = self._claims.next_run_at(within)
         return None if run_at is None else (run_at - timezone.now()).total_seconds()
 
     def unknown_names(self) -> set[str]:

@@ -86,8 +86,8 @@ class Queue(Protocol):
         Cheap, and never the only way: what it misses is found by `may_be_due`.
         """
 
-    def next_due(self) -> float | None:
-        """Return in how many seconds the next task is due; None: none is planned."""
+    def next_due(self, within: float) -> float | None:
+        """Return in how many seconds the next task is due; None: not in these."""
 
     def unknown_names(self) -> set[str]:
         """Return some names of due tasks that this runner does not know."""

@@ -227,12 +227,14 @@ class ClaimTests(ClaimTestCase):
         self.assertEqual(self.params(self.claim(queues=("a",))), ["mine"])
 
     def test_what_is_next_is_known_without_a_look_at_the_due(self):
-        self.assertIsNone(claims.next_run_at())
+        self.assertIsNone(claims.next_run_at(7200))
         make_task("job")
         soon = make_task("job", run_at=timezone.now() + HOUR)
         make_task("job", run_at=timezone.now() + 2 * HOUR)
 
-        self.assertEqual(claims.next_run_at(), Task.objects.get(pk=soon.pk).run_at)
+        run_at = Task.objects.get(pk=soon.pk).run_at
+        self.assertEqual(claims.next_run_at(3601), run_at)
+        self.assertIsNone(claims.next_run_at(3000))
 
     def test_each_look_reads_one_index_in_its_order(self):
         make_task("gone", priority=2)

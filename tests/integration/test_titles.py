@@ -3,12 +3,7 @@
 from background_task.models import Task
 from tests.app import misbehaving
 
-from .tools import LOGGING, LifecycleTestCase, stop, supervised, wait_until
-
-EVERYTHING = {
-    **LOGGING,
-    "loggers": {"background_task": {"handlers": ["console"], "level": "DEBUG"}},
-}
+from .tools import EVERYTHING, LifecycleTestCase, stop, supervised, wait_until
 
 
 class TitleTests(LifecycleTestCase):

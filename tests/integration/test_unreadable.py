@@ -7,7 +7,15 @@ from django.utils import timezone
 from background_task.models import Task
 from tests.app import misbehaving
 
-from .tools import LifecycleTestCase, completed, put, run_until_empty
+from .tools import (
+    EVERYTHING,
+    LifecycleTestCase,
+    completed,
+    put,
+    run_until_empty,
+    supervised,
+    wait_until,
+)
 
 # Moments that the database holds and Python does not.
 MOMENTS = {
@@ -58,6 +66,18 @@ class UnreadableTests(LifecycleTestCase):
                 continue  # not due in our time
             with self.subTest(column=column, moment=moment):
                 self.assertRegex(error_of(task), "^Its row can't be read: ")
+
+    def test_what_is_planned_for_no_moment_of_ours_stops_nothing(self):
+        for moment in MOMENTS:
+            write(put("work", str(self.journal), "never"), "run_at", moment)
+
+        with supervised("--sleep", 0.2, settings={"LOGGING": EVERYTHING}) as runner:
+            for looks in (1, 3):
+                wait_until(lambda n=looks: runner.output.count("Waiting for") >= n)
+                completed(misbehaving.work(str(self.journal), "healthy"))
+            output = runner.output
+
+        self.assertNotIn("it is replaced", output)
 
     def test_what_a_dead_runner_held_is_abandoned_and_stops_no_other(self):
         columns = ("locked_at", "repeat_until")

@@ -36,6 +36,10 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "loggers": {"background_task": {"handlers": ["console"], "level": "INFO"}},
 }
+EVERYTHING = {
+    **LOGGING,
+    "loggers": {"background_task": {"handlers": ["console"], "level": "DEBUG"}},
+}
 
 
 def wait_until(condition, timeout=40.0, what=None):

@@ -134,7 +134,7 @@ class MemoryQueue:
     def heard(self):
         return False
 
-    def next_due(self):
+    def next_due(self, within):
         return None
 
     def unknown_names(self):

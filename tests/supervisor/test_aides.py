@@ -204,6 +204,8 @@ def test_a_bookkeeper_that_dies_again_and_again_is_replaced_more_slowly(start):
     run = start(job("succeed"), queue={"broken": "not to be read"}, lease=60.0)
 
     run.wait_for_log("The bookkeeper died; it is replaced in 4 s")
+    assert "The bookkeeper failed\nTraceback" in run.log
+    assert "not to be read" in run.log
 
     run.send(signal.SIGTERM)
     assert run.finish() == 0, run.log
