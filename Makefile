@@ -6,6 +6,9 @@ DJANGO ?= Django>=5.2
 # Spawned tasks are fresh interpreters: without bytecode each would compile the project.
 unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
+SPACE := $(subst ,, )
+# Interpreters beside those that PATH has; empty where there is no pyenv.
+PYENV := $(subst $(SPACE),,$(addprefix :,$(wildcard $(HOME)/.pyenv/versions/3.*/bin)))
 # setuptools warns about every editable install; nobody can do anything about it.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet
 DEMO := $(VENV)/.demo
@@ -58,7 +61,7 @@ lint: $(LINTING)  ## ruff and mypy, strict; the wheel and the sdist hold what th
 
 matrix: $(BIN)/python  ## every Python and Django of tox.ini that is found here
 	$(PIP) tox
-	$(BIN)/tox run $(addprefix --discover=,$(wildcard $(HOME)/.pyenv/versions/3.1*/bin/python)) $(ARGS)
+	PATH="$$PATH$(PYENV)" $(BIN)/tox run $(ARGS)
 
 $(BENCHING): benchmarks/requirements.txt
 	$(PYTHON) -m venv $(BENCH)
