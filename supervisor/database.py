@@ -19,7 +19,7 @@ from django.utils import timezone
 from background_task import __version__, execution
 from background_task.outages import is_busy, is_passing
 
-from . import processes
+from . import clock, processes
 from .job import Job
 from .options import LimitRules, OptionError
 from .outcome import (
@@ -44,6 +44,9 @@ _ERRORS: dict[type, str] = {
     Lost: "TaskLost",
 }
 
+# Seconds between two looks for locks that no runner's end explains: their owners were
+# never runners of ours, or have vanished from the table.
+_STRANGERS_EVERY = 10.0
 _LOCK_WAIT = 2.0  # seconds at most for a row that another holds; others wait behind us
 
 
@@ -69,6 +72,7 @@ class DatabaseQueue:
         self._rules = LimitRules(**arguments["rules"])
         self._reclaim_pids: bool = arguments["reclaim_pids"]
         self._news: list[dict[str, Any]] = []
+        self._strangers_at = 0.0
         self._left_alone: set[Any] = set()  # claims of the dead that can't be settled
         self._alias = router.db_for_write(Task)
         self._connection = connections[self._alias]
@@ -191,6 +195,8 @@ class DatabaseQueue:
                 .exclude(pk=self._runner.id)
                 .only("pk", "host", "place", "pid", "pid_started")
             )
+            if not neighbours:
+                return []
             lapsed = set(self._leases.lapsed().values_list("pk", flat=True))
         return [
             Runner(row.id, row.host, row.place, row.pid, row.pid_started)
@@ -216,8 +222,10 @@ class DatabaseQueue:
                 self._lose(pk, f"nothing was heard of its runner on {host}")
                 for pk, host in list(others.values_list("pk", "host"))
             )
-            lost += self._rescue_from_strangers()
-            self._claims.free_expired()  # what is left of expired locks is a pid's
+            if self._strangers_at <= clock.now():
+                lost += self._rescue_from_strangers()
+                self._claims.free_expired()  # what is left of expired locks is a pid's
+                self._strangers_at = clock.now() + _STRANGERS_EVERY
             return lost
 
     def news(self) -> list[dict[str, Any]]:
