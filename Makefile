@@ -50,7 +50,7 @@ DEVELOPMENT := PYTHONDEVMODE=1 PYTHONMALLOC=pymalloc
 test: $(TESTING)  ## every test, on every database that is found
 	$(DEVELOPMENT) $(BIN)/python -m tests.every_database $(ARGS)
 
-soak: $(TESTING)  ## 2,000 tasks under two supervisors on PostgreSQL, one of them killed
+soak: $(TESTING)  ## 2,000 tasks, one of two supervisors killed; 100,000 no-ops
 	$(DEVELOPMENT) $(BIN)/python -m tests.every_database --only postgresql -m soak -s
 
 lint: $(LINTING)  ## ruff and mypy, strict; the wheel and the sdist hold what they should
