@@ -1,55 +1,33 @@
 """`manage.py process_tasks`: options in, supervisor out."""
 
-import difflib
 import logging
-import math
 import os
-import random
-import select
-import signal
 import sys
 import threading
-import traceback
-from dataclasses import dataclass, replace
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import Error, InterfaceError, OperationalError, connections, router
+from django.db import connections, router
 
-from background_task import __version__, checks, claims, execution, streams, verbosity
-from background_task.models import CompletedTask, Task
-from background_task.outages import is_passing
+from background_task import __version__, execution, streams, verbosity
+from background_task.models import Task
 from background_task.reloader import Reloader, end_with_parent
-from background_task.settings import app_settings, setting_name
-from background_task.tasks import autodiscover, tasks
-from background_task.utils import TTW_SLOW
 
 # Before anybody sets a title: setproctitle would otherwise write over the environment
 # in which other processes look for a runner's mark.
 os.environ.setdefault("SPT_NOENV", "1")
 
-from background_task.supervisor import clock, processes
-from background_task.supervisor.bookkeeper import UNKNOWN_NAMES, Bookkeeper, Books
-from background_task.supervisor.database import look_for_columns, migrate_text
+from background_task.supervisor import processes
+from background_task.supervisor.bookkeeper import Bookkeeper, Books
 from background_task.supervisor.job import Project
 from background_task.supervisor.launcher import Launcher
-from background_task.supervisor.options import (
-    ANNOUNCER,
-    CLAIMED_AHEAD,
-    LimitRules,
-    OptionError,
-    Options,
-    parse_count,
-    parse_memory,
-    parse_seconds,
-)
-from background_task.supervisor.supervisor import EX_UNWRITTEN, Supervisor
-from background_task.supervisor.wakeups import Wakeups
+from background_task.supervisor.options import OptionError
+from background_task.supervisor.supervisor import Supervisor
+
+from ._asked import Asked, Supervision, check_settings, resolve
+from ._in_process import InProcess
 
 logger = logging.getLogger("background_task.tasks")
-START_METHODS = "template", "spawn"
-
-command_logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -156,8 +134,8 @@ class Command(BaseCommand):
 
     def _run(self, options: dict[str, Any]) -> None:
         end_with_parent(processes.signal_at_parents_death)
-        _check_settings()
-        asked = _asked(options)  # refused before anything starts
+        check_settings()
+        asked = resolve(options)  # refused before anything starts
         if options["dev"]:
             sys.exit(Reloader(self._say).run())
         why = None if options["in_process"] else _why_in_process()
@@ -173,7 +151,7 @@ class Command(BaseCommand):
         self.stderr.flush()
 
     def _supervise(
-        self, options: dict[str, Any], asked: "Asked", supervision: "Supervision"
+        self, options: dict[str, Any], asked: Asked, supervision: Supervision
     ) -> None:
         settled, rules = supervision.options, supervision.rules
         project = Project(
@@ -208,124 +186,6 @@ class Command(BaseCommand):
             raise CommandError(supervisor.failure, returncode=status)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Supervision:
-    """How a supervisor is to work, resolved once."""
-
-    options: Options
-    rules: LimitRules
-    start_method: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What was asked for, resolved once: times in seconds, no queues for all.
-
-    `supervision` is None if no supervisor is wanted.
-    """
-
-    queues: list[str]
-    sleep: float
-    duration: float
-    supervision: Supervision | None
-
-
-class InProcess:
-    """A loop over the in-process runner: no supervisor, no limits."""
-
-    def __init__(self, options: dict[str, Any], asked: Asked) -> None:
-        self._duration = asked.duration
-        self._sleep = asked.sleep
-        self._until_empty = options["until_empty"]
-        self._log_std = options["log_std"]
-        self._reclaim_pids = options["reclaim_pids"]
-        self._pauses = False
-        self._told_of: set[str] = set()
-        self._queues = asked.queues
-
-    def run(self) -> None:
-        """Run what is due until the time is over or a signal comes."""
-        with streams.logged(wanted=self._log_std):
-            self._run()
-
-    def _run(self) -> None:
-        _check_tables()
-        _import_tasks()
-        if self._reclaim_pids:
-            claims.reclaim_pids()
-        ends_at = clock.now() + self._duration if self._duration > 0 else math.inf
-        heeded = [signal.SIGTERM, signal.SIGINT]
-        if os.name == "posix":
-            heeded += [signal.SIGHUP, signal.SIGTSTP, signal.SIGUSR1, signal.SIGUSR2]
-        with Wakeups(heeded) as wakeups:
-            while not self._told_to_stop(wakeups) and clock.now() < ends_at:
-                if self._run_next():
-                    pause = random.uniform(*TTW_SLOW) if self._pauses else 0.0
-                elif self._until_empty:
-                    return
-                else:
-                    command_logger.debug("waiting for tasks")
-                    pause = self._sleep
-                left = max(0.0, ends_at - clock.now())
-                select.select([wakeups], [], [], min(pause, left))
-
-    def _run_next(self) -> bool:
-        """Run the next task of all the queues; return whether there was one."""
-        try:
-            task = tasks._runner.claim_next(tasks, self._queues)
-        except OperationalError as error:
-            if self._until_empty:  # nobody knows
-                text = f"The queue is unavailable: {error}"
-                raise CommandError(text, returncode=EX_UNWRITTEN) from error
-            return False
-        if task is None:
-            self._tell_of_unknown_names()
-            return False
-        try:
-            tasks._runner.run_task(tasks, task)
-        except (OperationalError, InterfaceError) as error:
-            raise CommandError(
-                f"Could not write the end of task {task.with_id()}, which stays locked "
-                f"by {task.locked_by}: {error}",
-                returncode=EX_UNWRITTEN,
-            ) from error
-        return True
-
-    def _told_to_stop(self, wakeups: Wakeups) -> bool:
-        """Take in which signals have come: two of them change the pace only."""
-        stop = False
-        for number in wakeups.take():
-            match signal.Signals(number).name:
-                case "SIGUSR1":
-                    self._pauses = False
-                case "SIGUSR2":
-                    self._pauses = True
-                case _:
-                    stop = True
-        return stop
-
-    def _tell_of_unknown_names(self) -> None:
-        """Warn, once for each, of due tasks that nobody here can run."""
-        try:
-            names = claims.unknown_names(list(tasks._tasks), self._queues)
-        except OperationalError:
-            return  # the runner has told of it
-        if names := names - self._told_of:
-            self._told_of |= names
-            logger.warning(UNKNOWN_NAMES, ", ".join(sorted(names)))
-
-
-def _check_tables() -> None:
-    """Raise CommandError if `migrate` was forgotten; an outage is waited for."""
-    alias = router.db_for_write(Task)
-    try:
-        for model in (Task, CompletedTask):
-            look_for_columns(model, alias)
-    except Error as error:
-        if not is_passing(connections[alias], error):
-            raise CommandError(migrate_text(alias, error)) from error
-
-
 def _tell_of_sqlite(workers: int) -> None:
     """Warn if tasks that run side by side would lock one another out."""
     alias = router.db_for_write(Task)
@@ -341,173 +201,6 @@ def _tell_of_sqlite(workers: int) -> None:
             workers,
             alias,
         )
-
-
-def _import_tasks() -> None:
-    """Raise CommandError with the traceback if the project's tasks can't be."""
-    try:
-        autodiscover()
-    except Exception as error:
-        text = "".join(traceback.format_exception(error))
-        raise CommandError(f"The project cannot be set up:\n{text}") from error
-
-
-def _queues(names: str | list[str] | None) -> list[str]:
-    """Return the queues to serve; none means every queue."""
-    queues = [names] if isinstance(names, str) else list(names or [])
-    if any(not name.strip() for name in queues):
-        raise OptionError("--queue has an empty name: leave it out for every queue")
-    return queues
-
-
-def _check_settings() -> None:
-    """Refuse what would stop the runner when it records its first failure."""
-    for message in checks.check_settings():
-        raise OptionError(f"{message.msg} {message.hint}")
-
-
-def _asked(options: dict[str, Any]) -> Asked:
-    """Resolve the options, or raise OptionError for one that cannot be."""
-    return Asked(
-        queues=_queues(options["queue"]),
-        sleep=parse_seconds(options["sleep"], "--sleep"),
-        duration=_duration(options),
-        supervision=_supervision(options),
-    )
-
-
-def _supervision(options: dict[str, Any]) -> Supervision | None:
-    if options["in_process"]:
-        _refuse_limits(options)
-        return None
-    rules = _rules(options)
-    return Supervision(
-        options=_options(options, rules),
-        rules=rules,
-        start_method=_start_method(options),
-    )
-
-
-def _options(options: dict[str, Any], rules: LimitRules) -> Options:
-    """Resolve what was asked for: the command line, else the settings."""
-    workers, source = options.get("workers"), "--workers"
-    if workers is None:
-        workers, source = app_settings.workers, _workers_setting()
-    most, most_source = options.get("tasks_per_process"), "--tasks-per-process"
-    if most is None:
-        most_source = "BACKGROUND_TASK_TASKS_PER_PROCESS"
-        most = app_settings.BACKGROUND_TASK_TASKS_PER_PROCESS
-    drain, drain_source = options.get("drain_timeout"), "--drain-timeout"
-    if drain is None:
-        drain_source = "BACKGROUND_TASK_DRAIN_TIMEOUT"
-        drain = app_settings.BACKGROUND_TASK_DRAIN_TIMEOUT
-    return Options(
-        workers=parse_count(workers, source),
-        ahead=_ahead(),
-        tasks_per_process=parse_count(most, most_source),
-        duration=_duration(options),
-        until_empty=options["until_empty"],
-        drain_timeout=parse_seconds(drain, drain_source, least=0),
-        grace=_setting("BACKGROUND_TASK_GRACE", least=0),
-        start_timeout=_setting("BACKGROUND_TASK_START_TIMEOUT"),
-        lease=_setting("BACKGROUND_TASK_LEASE", least=1),
-        announcer=replace(
-            ANNOUNCER, memory=rules.limits({}, {}).memory, grace=rules.grace
-        ),
-    )
-
-
-def _ahead() -> int:
-    """What a killed runner held is lost: not where one try is all that a task has."""
-    return 0 if app_settings.BACKGROUND_TASK_MAX_ATTEMPTS == 1 else CLAIMED_AHEAD
-
-
-def _start_method(options: dict[str, Any]) -> str:
-    method, source = options["start_method"], "--start-method"
-    if method is None:
-        source = "BACKGROUND_TASK_START_METHOD"
-        method = app_settings.BACKGROUND_TASK_START_METHOD
-    if method not in START_METHODS:
-        raise OptionError(f"{source} is {method!r}: it must be one of {START_METHODS}")
-    if method == "template" and sys.platform != "linux":
-        raise OptionError(f"{source} is 'template', for Linux only: use 'spawn'")
-    return str(method)
-
-
-def _rules(options: dict[str, Any]) -> LimitRules:
-    """Resolve the limits that do not depend on a task, and check those that do."""
-    memory = app_settings.BACKGROUND_TASK_MEMORY_LIMIT
-    ceiling = options.get("memory_limit")
-    rules = LimitRules(
-        seconds=_setting("MAX_RUN_TIME"),
-        memory=None
-        if memory is None
-        else parse_memory(memory, "BACKGROUND_TASK_MEMORY_LIMIT"),
-        memory_ceiling=None
-        if ceiling is None
-        else parse_memory(ceiling, "--memory-limit"),
-        grace=_setting("BACKGROUND_TASK_GRACE", least=0),
-    )
-    _check_overrides(rules)
-    return rules
-
-
-def _check_overrides(rules: LimitRules) -> None:
-    overrides: Any = app_settings.BACKGROUND_TASK_OVERRIDES
-    known = {"max_run_time", "memory_limit"}
-    if not isinstance(overrides, dict):
-        raise OptionError("BACKGROUND_TASK_OVERRIDES must be a dict of dicts")
-    for name, override in overrides.items():
-        if not isinstance(override, dict) or set(override) - known:
-            raise OptionError(
-                f"BACKGROUND_TASK_OVERRIDES[{name!r}] is {override!r}: it must be a "
-                f"dict with no other keys than {', '.join(sorted(known))}"
-                f"{_meant(override, known)}"
-            )
-        rules.limits({}, override)
-
-
-def _meant(override: Any, known: set[str]) -> str:
-    """Say which limit was meant by each key that comes near to one."""
-    if not isinstance(override, dict):
-        return ""
-    near = {
-        key: difflib.get_close_matches(str(key), known, 1)
-        for key in override
-        if key not in known
-    }
-    return "".join(
-        f"; {key}: did you mean {match[0]}?" for key, match in near.items() if match
-    )
-
-
-def _duration(options: dict[str, Any]) -> float:
-    return parse_seconds(options["duration"], "--duration", least=-math.inf)
-
-
-def _setting(name: str, least: float | None = None) -> float:
-    return parse_seconds(getattr(app_settings, name), setting_name(name), least=least)
-
-
-def _workers_setting() -> str:
-    if app_settings.BACKGROUND_TASK_WORKERS is not None:
-        return "BACKGROUND_TASK_WORKERS"
-    return "BACKGROUND_TASK_ASYNC_THREADS"
-
-
-def _refuse_limits(options: dict[str, Any]) -> None:
-    for name in (
-        "workers",
-        "tasks_per_process",
-        "memory_limit",
-        "drain_timeout",
-        "start_method",
-    ):
-        if options.get(name) is not None:
-            raise OptionError(
-                f"--{name.replace('_', '-')} does not go with --in-process, which runs "
-                "one task at a time in this process and can limit nothing"
-            )
 
 
 def _why_in_process() -> str | None:
