@@ -16,8 +16,8 @@ from background_task import claims, streams
 from background_task.models import CompletedTask, Task
 from background_task.outages import is_passing
 from background_task.supervisor import clock
-from background_task.supervisor.bookkeeper import UNKNOWN_NAMES
 from background_task.supervisor.database import look_for_columns, migrate_text
+from background_task.supervisor.desk import UNKNOWN_NAMES
 from background_task.supervisor.supervisor import EX_UNWRITTEN
 from background_task.supervisor.wakeups import Wakeups
 from background_task.tasks import autodiscover, tasks
