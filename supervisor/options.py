@@ -13,8 +13,9 @@ _LEAST_MEMORY = 1024**2
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
 
 
-# How many tasks may be claimed ahead for each worker, while they are short.
-CLAIMED_AHEAD = 8
+# How many tasks may be claimed ahead for each worker, while they are short. A process
+# that is reused has ended eight before the next eight are there.
+CLAIMED_AHEAD, CLAIMED_AHEAD_FOR_REUSE = 8, 32
 
 # Of what sends signals about recorded tries: the time is for each of them.
 ANNOUNCER = Limits(seconds=60.0, seconds_name="the limit of signal receivers")

@@ -11,6 +11,7 @@ from background_task.settings import app_settings, setting_name
 from background_task.supervisor.options import (
     ANNOUNCER,
     CLAIMED_AHEAD,
+    CLAIMED_AHEAD_FOR_REUSE,
     LimitRules,
     OptionError,
     Options,
@@ -89,14 +90,15 @@ def _options(options: dict[str, Any], rules: LimitRules) -> Options:
     if most is None:
         most_source = "BACKGROUND_TASK_TASKS_PER_PROCESS"
         most = app_settings.BACKGROUND_TASK_TASKS_PER_PROCESS
+    tasks_per_process = parse_count(most, most_source)
     drain, drain_source = options.get("drain_timeout"), "--drain-timeout"
     if drain is None:
         drain_source = "BACKGROUND_TASK_DRAIN_TIMEOUT"
         drain = app_settings.BACKGROUND_TASK_DRAIN_TIMEOUT
     return Options(
         workers=parse_count(workers, source),
-        ahead=_ahead(),
-        tasks_per_process=parse_count(most, most_source),
+        ahead=_ahead(tasks_per_process),
+        tasks_per_process=tasks_per_process,
         duration=_duration(options),
         until_empty=options["until_empty"],
         drain_timeout=parse_seconds(drain, drain_source, least=0),
@@ -109,9 +111,11 @@ def _options(options: dict[str, Any], rules: LimitRules) -> Options:
     )
 
 
-def _ahead() -> int:
+def _ahead(tasks_per_process: int) -> int:
     """What a killed runner held is lost: not where one try is all that a task has."""
-    return 0 if app_settings.BACKGROUND_TASK_MAX_ATTEMPTS == 1 else CLAIMED_AHEAD
+    if app_settings.BACKGROUND_TASK_MAX_ATTEMPTS == 1:
+        return 0
+    return CLAIMED_AHEAD if tasks_per_process == 1 else CLAIMED_AHEAD_FOR_REUSE
 
 
 def _start_method(options: dict[str, Any]) -> str:
