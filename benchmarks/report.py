@@ -1,6 +1,7 @@
 """What was measured, as Markdown: each kind of run has its part of the page."""
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,10 @@ _FRAME = Path(__file__).with_name("page.md")
 
 
 def write(page: Path, kind: str, results: Results) -> None:
-    """Put a run into its part of the page; what else is on the page stays."""
+    """Put a run into its part of the page; what else is on the page stays.
+
+    The raw figures go beside it.
+    """
     text = page.read_text() if page.exists() else _FRAME.read_text()
     lines = _speed(results, page) if kind == "speed" else _claims(results)
     begin, end = f"<!-- {kind} -->", f"<!-- /{kind} -->"
@@ -23,6 +27,7 @@ def write(page: Path, kind: str, results: Results) -> None:
     page.write_text(re.sub(pattern, lambda _: part, text, flags=re.S))
     if kind == "speed":
         page.with_suffix(".svg").write_text(_picture(results))
+    shutil.copyfile(results.path, page.with_name(f"{page.stem}-{kind}.jsonl"))
 
 
 def _speed(results: Results, page: Path) -> list[str]:

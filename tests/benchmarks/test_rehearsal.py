@@ -51,6 +51,7 @@ def test_a_run_is_written_into_its_part_of_the_page_and_not_measured_twice(tmp_p
     assert "round 1" in said
     assert "round 1" not in resumed
     assert "<svg" in (tmp_path / "page.svg").read_text()
+    assert '"idle_cpu"' in (tmp_path / "page-speed.jsonl").read_text()
 
 
 def test_what_could_not_be_measured_is_told_with_the_reason(tmp_path):
