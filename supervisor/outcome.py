@@ -48,7 +48,7 @@ class OutOfMemory:
     def __str__(self) -> str:
         return (
             f"Stopped at {self.used / MIB:.0f} MiB of memory: over the limit of "
-            f"{self.limit / MIB:g} MiB ({self.limit_name})"
+            f"{self.limit / MIB:.10g} MiB ({self.limit_name})"
         )
 
 

@@ -246,4 +246,4 @@ def _reuse(tasks_per_process: int) -> list[str]:
 
 
 def _size(memory: int) -> str:
-    return f"{memory / 1024**2:g} MiB"
+    return f"{memory / 1024**2:.10g} MiB"
