@@ -18,6 +18,8 @@ from django.db.models.fields.reverse_related import ForeignObjectRel
 from . import migrations
 from .settings import AppSettings, app_settings, setting_name
 
+_PREFIX = re.compile("^BACKGROUND_TASKS?_")  # the package's name has an S
+
 MIGRATIONS = frozenset(
     {
         "__init__",
@@ -177,13 +179,13 @@ def check_setting_names(
             id="background_task.W003",
         )
         for name in dir(settings)
-        if name.startswith("BACKGROUND_TASK_") and name not in known
+        if _PREFIX.match(name) and name not in known
     ]
 
 
 def _meant(name: str, known: list[str]) -> str:
-    by_end = {one.removeprefix("BACKGROUND_TASK_"): one for one in known}
-    end = name.removeprefix("BACKGROUND_TASK_")
+    by_end = {_PREFIX.sub("", one): one for one in known}
+    end = _PREFIX.sub("", name)
     if near := difflib.get_close_matches(end, list(by_end), 1):
         return f"Did you mean {by_end[near[0]]}?"
     return "Remove it, or look its name up in docs/settings.md."

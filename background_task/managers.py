@@ -164,7 +164,10 @@ class TaskManager(_TaskManager["Task"]):
             )
         if creator is not None and not isinstance(creator, models.Model):
             raise TypeError(f"creator is {creator!r}: it must be a model's object")
-        task_params = params_text(args, kwargs)
+        try:
+            task_params = params_text(args, kwargs)
+        except TypeError as error:
+            raise TypeError(f"{task_name}: {error}") from error
         task_hash = hash_text(task_name, task_params)
         task: Task = self.model(
             task_name=task_name,

@@ -143,6 +143,13 @@ class SettingNameTests(SimpleTestCase):
         self.assertEqual(memory.hint, "Did you mean BACKGROUND_TASK_MEMORY_LIMIT?")
         self.assertIn("docs/settings.md", violet.hint)
 
+    @override_settings(BACKGROUND_TASKS_MEMORY_LIMIT="512M")
+    def test_the_name_of_the_package_is_no_prefix(self):
+        (warning,) = checks.check_setting_names()
+
+        self.assertIn("BACKGROUND_TASKS_MEMORY_LIMIT is no setting", warning.msg)
+        self.assertEqual(warning.hint, "Did you mean BACKGROUND_TASK_MEMORY_LIMIT?")
+
     @override_settings(BACKGROUND_TASK_MAX_ATTEMPTS=3, BACKGROUND_TASK_MAX_RUN_TIME=3)
     def test_the_longer_names_of_two_settings_are_known(self):
         self.assertEqual(checks.check_setting_names(), [])

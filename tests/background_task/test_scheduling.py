@@ -376,7 +376,8 @@ class EdgeTests(CallTestCase):
         self.assert_refused(ValueError, "", schedule=float("nan"))
 
     def test_arguments_that_are_not_json(self):
-        self.assert_refused(TypeError, "not JSON serializable", argument={1, 2})
+        text = ": Object of type set is not JSON serializable"
+        self.assert_refused(TypeError, text, argument={1, 2})
 
 
 class CreatorTests(CallTestCase):
