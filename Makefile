@@ -44,14 +44,11 @@ demo: $(DEMO)  ## real certificates, and tasks that misbehave, under the supervi
 admin: $(DEMO)  ## the admin of the demo's database at http://127.0.0.1:8000/admin/
 	$(BIN)/python example/demo.py --admin
 
-# Development mode without its slow allocator: there is no C of ours to be checked.
-DEVELOPMENT := PYTHONDEVMODE=1 PYTHONMALLOC=pymalloc
-
 test: $(TESTING)  ## every test, on every database that is found
-	$(DEVELOPMENT) $(BIN)/python -m tests.every_database $(ARGS)
+	$(BIN)/python -m tests.every_database $(ARGS)
 
 soak: $(TESTING)  ## 2,000 tasks, one of two supervisors killed; 100,000 no-ops
-	$(DEVELOPMENT) $(BIN)/python -m tests.every_database --only postgresql -m soak -s
+	$(BIN)/python -m tests.every_database --only postgresql -m soak -s
 
 lint: $(LINTING)  ## ruff and mypy, strict; the wheel and the sdist hold what they should
 	$(BIN)/ruff check .

@@ -7,6 +7,11 @@ from typing import Any
 MIB = 1024 * 1024
 
 
+def size_text(memory: int) -> str:
+    """Return a number of bytes as people read it."""
+    return f"{memory / MIB:.10g} MiB"
+
+
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     """It reported success, before any limit had run out."""
@@ -48,7 +53,7 @@ class OutOfMemory:
     def __str__(self) -> str:
         return (
             f"Stopped at {self.used / MIB:.0f} MiB of memory: over the limit of "
-            f"{self.limit / MIB:.10g} MiB ({self.limit_name})"
+            f"{size_text(self.limit)} ({self.limit_name})"
         )
 
 

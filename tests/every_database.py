@@ -34,6 +34,8 @@ RUNS = {
     "postgresql": [ON_EVERY_DATABASE],
     "mariadb": [ON_EVERY_DATABASE],
 }
+# Development mode without its slow allocator: there is no C of ours to be checked.
+DEVELOPMENT = {"PYTHONDEVMODE": "1", "PYTHONMALLOC": "pymalloc"}
 # By exit statuses of a database's runs: one of several may have had nothing to test.
 PASSED = ({0}, {0, int(pytest.ExitCode.NO_TESTS_COLLECTED)})
 
@@ -100,7 +102,8 @@ def _run(name: str, url: str, pytest_args: list[str], quiet: bool) -> tuple[int,
         pytest_args = ["-m", "not soak", *pytest_args]
     folder = tempfile.mkdtemp(prefix="background-task-tests-")
     try:
-        environment = os.environ | {"TEST_DATABASE_URL": url, "TEST_FOLDER": folder}
+        environment = os.environ | DEVELOPMENT
+        environment |= {"TEST_DATABASE_URL": url, "TEST_FOLDER": folder}
         command = [sys.executable, "-m", "pytest", *pytest_args]
         if not quiet:
             print(head, flush=True)

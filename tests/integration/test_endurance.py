@@ -10,15 +10,12 @@ import pytest
 from background_task.models import CompletedTask, Task
 from background_task.supervisor import memory
 
-from .tools import LifecycleTestCase, supervised, wait_until
+from .tools import FAST, QUIET, LifecycleTestCase, supervised, wait_until
 
 TASKS = int(os.environ.get("SOAK_TASKS", "100000"))
 LOOKS = 10  # at what the processes hold, evenly spread
 MORE = 2 << 20  # bytes that one may hold more at the last look than at the second
 MIB = 1 << 20
-QUIET = {"LOGGING": {"version": 1}}
-# Without the checks that the other tests have on: here it is the many that count.
-FAST = {"PYTHONDEVMODE": "", "PYTHONWARNINGS": "", "PYTHONMALLOC": ""}
 PROCESSES = ("supervisor", "bookkeeper", "launcher")
 
 
@@ -38,14 +35,10 @@ def held(runner):
 
 class EnduranceTests(LifecycleTestCase):
     def enqueue(self, count):
-        new, one_by_one = Task.objects.new_task, range(count)
-        Task.objects.bulk_create(
-            (
-                new("tests.app.misbehaving.tick", (str(self.journal), number), {})
-                for number in one_by_one
-            ),
-            batch_size=5000,
-        )
+        name, journal = "tests.app.misbehaving.tick", str(self.journal)
+        new = Task.objects.new_task
+        rows = (new(name, (journal, number), {}) for number in range(count))
+        Task.objects.bulk_create(rows, batch_size=5000)
 
     @pytest.mark.soak
     @pytest.mark.postgresql

@@ -9,6 +9,7 @@ from background_task.models import CompletedTask, Runner, Task
 from tests.app import misbehaving
 
 from .tools import (
+    FAST,
     LifecycleTestCase,
     make_due,
     row,
@@ -17,9 +18,6 @@ from .tools import (
     supervised,
     wait_until,
 )
-
-# Without the checks that the other tests have on: here it is the many that count.
-FAST = {"PYTHONDEVMODE": "", "PYTHONWARNINGS": ""}
 
 
 def label(number):

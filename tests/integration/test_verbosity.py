@@ -3,9 +3,7 @@
 from background_task.models import CompletedTask, Task
 from tests.app import misbehaving
 
-from .tools import LifecycleTestCase, run_until_empty
-
-QUIET = {"LOGGING": {"version": 1}}
+from .tools import QUIET, LifecycleTestCase, run_until_empty
 
 
 class VerbosityTests(LifecycleTestCase):

@@ -36,6 +36,7 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "loggers": {"background_task": {"handlers": ["console"], "level": "INFO"}},
 }
+QUIET = {"LOGGING": {"version": 1}}  # what is shown by default
 EVERYTHING = {
     **LOGGING,
     "loggers": {"background_task": {"handlers": ["console"], "level": "DEBUG"}},
@@ -119,6 +120,9 @@ class Supervised:
         """Is no process of it left, nor of its tasks?"""
         return not self.processes()
 
+
+# For where it is the many that count: without the checks that the others have on.
+FAST = {"PYTHONDEVMODE": "", "PYTHONWARNINGS": "", "PYTHONMALLOC": ""}
 
 # What every `process_tasks` here is told; `.ci/run` has some spawn their tasks.
 SETTINGS = {"LOGGING": LOGGING}

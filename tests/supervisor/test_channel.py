@@ -9,15 +9,12 @@ import pytest
 
 from background_task.supervisor.channel import Channel, pair
 
+from .tools import channels
+
 
 @pytest.fixture
 def ends():
-    """Two channels that talk to each other, and trust each other."""
-    first, second = pair()
-    with (
-        contextlib.closing(Channel(first)) as speaker,
-        contextlib.closing(Channel(second)) as hearer,
-    ):
+    with channels() as (speaker, hearer):
         yield speaker, hearer
 
 

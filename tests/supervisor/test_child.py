@@ -11,6 +11,8 @@ from background_task.supervisor.child import LONGEST_REST, Child
 from background_task.supervisor.job import Job, Limits
 from background_task.supervisor.outcome import Succeeded, TimedOut
 
+from .tools import channels
+
 JOB = Job(
     id=1,
     name="a job",
@@ -70,11 +72,7 @@ def test_a_success_from_before_it_was_stopped_is_one(child):
 @pytest.fixture
 def reused():
     """A child that may run more jobs; the test is its process."""
-    ours, theirs = pair()
-    with (
-        contextlib.closing(Channel(ours)) as channel,
-        contextlib.closing(Channel(theirs)) as far_end,
-    ):
+    with channels() as (channel, far_end):
         child = Child(1, JOB, channel, clock.now(), 60.0, more=True)
         child.far_end = far_end
         yield child

@@ -205,6 +205,23 @@ def idle(run):
     return run.wait_for_pid("idle")
 
 
+@pytest.fixture
+def second(tmp_path):
+    """The second task is due when it is there."""
+    return tmp_path / "second"
+
+
+def idle_between(reuse, said, second, **how):
+    """Start a run of two tasks; return it and the process that has run the first."""
+    run = reuse(
+        job("succeed"),
+        job("say_pid_in", said),
+        queue={"gates": {"2": str(second)}},
+        **how,
+    )
+    return run, idle(run)
+
+
 def test_a_process_that_is_idle_leaves_when_the_runner_is_stopped(reuse, said):
     run = reuse(job("say_that_it_leaves", said))
     pid = idle(run)
@@ -268,17 +285,11 @@ def test_a_process_that_is_killed_while_idle_costs_nobody_anything(
     assert run.endings(1) == run.endings(2) == ["Succeeded"]
 
 
-def test_a_job_handed_to_a_process_that_is_dying_goes_to_another(reuse, said, tmp_path):
+def test_a_job_handed_to_a_process_that_is_dying_goes_to_another(reuse, said, second):
     """It is stopped, so that it is still there for the supervisor, and killed then."""
-    run = reuse(
-        job("succeed"),
-        job("say_pid_in", said),
-        queue={"gates": {"2": str(tmp_path / "second")}},
-        sleep=0.1,
-    )
-    first = idle(run)
+    run, first = idle_between(reuse, said, second, sleep=0.1)
     os.kill(first, signal.SIGSTOP)
-    (tmp_path / "second").touch()
+    second.touch()
     run.wait_until(lambda: run.entries("claimed", id=2))
 
     run.wait_until(lambda: psutil.Process(run.process.pid).cmdline()[0].find("1/1") > 0)
@@ -291,36 +302,25 @@ def test_a_job_handed_to_a_process_that_is_dying_goes_to_another(reuse, said, tm
     assert pids(said) != [first]
 
 
-def test_a_launcher_that_dies_takes_the_idle_along(reuse, said, tmp_path):
-    run = reuse(
-        job("succeed"),
-        job("say_pid_in", said),
-        queue={"gates": {"2": str(tmp_path / "second")}},
-    )
-    first = idle(run)
+def test_a_launcher_that_dies_takes_the_idle_along(reuse, said, second):
+    run, first = idle_between(reuse, said, second)
 
     os.kill(run.pid_of("launcher"), signal.SIGKILL)
     run.wait_until(lambda: not is_running(first))
-    (tmp_path / "second").touch()
+    second.touch()
 
     run.wait_until(lambda: run.endings(2))
     assert run.stop() == 0, run.log
     assert run.endings(1) == run.endings(2) == ["Succeeded"]
 
 
-def test_a_runner_that_is_declared_dead_takes_the_idle_along(reuse, said, tmp_path):
-    run = reuse(
-        job("succeed"),
-        job("say_pid_in", said),
-        queue={"gates": {"2": str(tmp_path / "second")}},
-        lease=2.0,
-    )
-    first = idle(run)
+def test_a_runner_that_is_declared_dead_takes_the_idle_along(reuse, said, second):
+    run, first = idle_between(reuse, said, second, lease=2.0)
     run.wait_until(lambda: run.endings(1))
 
     run.write(event="fenced", runner=run.runners()[0])
     run.wait_until(lambda: not is_running(first))
-    (tmp_path / "second").touch()
+    second.touch()
 
     run.wait_until(lambda: run.endings(2))
     assert run.stop() == 0, run.log

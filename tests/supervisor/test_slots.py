@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 
 from background_task.supervisor import clock
-from background_task.supervisor.channel import Channel, pair
 from background_task.supervisor.job import Job, Project
 from background_task.supervisor.launcher import Launcher
 from background_task.supervisor.slots import Slots
 from background_task.supervisor.watch import Watch
 
-from .tools import job
+from .tools import channels, job
 
 JOB = Job(id=1, name="a job", target="no.such:job", args=None, claim="claim")
 
@@ -21,12 +20,8 @@ JOB = Job(id=1, name="a job", target="no.such:job", args=None, claim="claim")
 @pytest.fixture
 def launcher():
     """A launcher of which the test is the far end."""
-    ours, theirs = pair()
     launcher = Launcher(Project())
-    with (
-        contextlib.closing(Channel(ours)) as launcher.channel,
-        contextlib.closing(Channel(theirs)) as launcher.far_end,
-    ):
+    with channels() as (launcher.channel, launcher.far_end):
         yield launcher
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from background_task.supervisor.channel import Channel, pair
+
 ROOT = Path(__file__).parents[2]
 TARGETS = "tests.supervisor.targets:"
 _MARK = "BACKGROUND_TASK_TEST"  # every process that descends from a run carries it
@@ -53,6 +55,17 @@ def _plain(arg):
 def pid_in(path):
     """Wait until somebody has written a pid to the file, and return it."""
     return int(wait_until(lambda: path.exists() and path.read_text()))
+
+
+@contextlib.contextmanager
+def channels():
+    """Have two channels that talk to each other, and trust each other."""
+    ours, theirs = pair()
+    with (
+        contextlib.closing(Channel(ours)) as near,
+        contextlib.closing(Channel(theirs)) as far,
+    ):
+        yield near, far
 
 
 def is_running(pid):

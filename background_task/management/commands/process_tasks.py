@@ -22,6 +22,7 @@ from background_task.supervisor.bookkeeper import Bookkeeper, Books
 from background_task.supervisor.job import Project
 from background_task.supervisor.launcher import Launcher
 from background_task.supervisor.options import OptionError
+from background_task.supervisor.outcome import size_text
 from background_task.supervisor.supervisor import Supervisor
 
 from ._asked import Asked, Supervision, check_settings, resolve
@@ -233,7 +234,7 @@ def _first_line(supervision: Supervision, queues: list[str]) -> str:
         *_reuse(options.tasks_per_process),
         supervision.start_method,
         f"MAX_RUN_TIME {rules.seconds:g} s",
-        "no memory limit" if memory is None else f"memory limit {_size(memory)}",
+        "no memory limit" if memory is None else f"memory limit {size_text(memory)}",
         f"drain {options.drain_timeout:g} s, grace {options.grace:g} s",
     ]
     return "; ".join(parts)
@@ -243,7 +244,3 @@ def _reuse(tasks_per_process: int) -> list[str]:
     if tasks_per_process == 1:
         return []
     return [f"{tasks_per_process} tasks per process"]
-
-
-def _size(memory: int) -> str:
-    return f"{memory / 1024**2:.10g} MiB"
