@@ -23,7 +23,7 @@ from django.utils import timezone
 from . import books, leases
 from .indexes import BY_NAME, BY_PRIORITY, BY_QUEUE, WAITING
 from .managers import TaskQuerySet
-from .models import Runner, Task
+from .models import CompletedTask, Runner, Task
 from .outages import UNREADABLE
 from .settings import app_settings
 
@@ -115,6 +115,17 @@ def unknown_names(names: Collection[str], queues: Collection[str]) -> set[str]:
         if len(unknown) >= _SHOWN:
             break
     return unknown
+
+
+def unused_queues(queues: Iterable[str]) -> set[str]:
+    """Return those of these queues that no task is in, be it waiting or completed."""
+    return {queue for queue in queues if not _is_used(queue)}
+
+
+def _is_used(queue: str) -> bool:
+    completed = CompletedTask.objects.using(router.db_for_write(CompletedTask))
+    rows = _tasks().filter(queue=queue), completed.filter(queue=queue)
+    return any(found.exists() for found in rows)
 
 
 def free_expired() -> int:

@@ -126,7 +126,7 @@ def _keep_connections() -> None:
 
 
 def discover() -> dict[str, Any]:
-    """Return the tasks' names with their decorators' limits, and if anybody listens.
+    """Return the tasks' names with what their decorators say, and if anybody listens.
 
     And warnings, of settings that name no task.
     """
@@ -137,6 +137,7 @@ def discover() -> dict[str, Any]:
             name: {
                 "max_run_time": _plain(proxy.max_run_time),
                 "memory_limit": _plain(proxy.memory_limit),
+                "queue": proxy.queue,
             }
             for name, proxy in tasks._tasks.items()
         },

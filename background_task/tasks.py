@@ -18,7 +18,7 @@ from django.db import (
 from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
-from . import books, retries, signals
+from . import books, limits, retries, signals
 from .exceptions import BackgroundTaskError, InvalidTaskError, traceback_text
 from .models import Task
 from .outages import is_passing
@@ -192,7 +192,8 @@ class Tasks:
         `name` defaults to the function's module and name; `schedule` is what a call
         does not say itself (see `TaskSchedule.create`). `max_run_time` (seconds or a
         timedelta) and `memory_limit` (bytes or a text like "512M") limit each try
-        under a supervisor. Raises BackgroundTaskError if another function has the name.
+        under a supervisor. Raises BackgroundTaskError if another function has the name,
+        and SettingError (a ValueError) for a limit that cannot be.
         """
         if callable(name):
             return self.background()(name)
@@ -243,6 +244,10 @@ class Tasks:
                 f"{former.task_function!r} and {proxy.task_function!r}. "
                 f"Give one of them another with @background(name=...)."
             )
+        limits.check_decorator(
+            proxy.name,
+            {"max_run_time": proxy.max_run_time, "memory_limit": proxy.memory_limit},
+        )
         self._tasks[proxy.name] = proxy
 
 

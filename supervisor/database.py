@@ -17,11 +17,11 @@ from django.db.models import signals as model_signals
 from django.utils import timezone
 
 from background_task import __version__, execution
+from background_task.limits import LimitRules, SettingError
 from background_task.outages import is_busy, is_passing
 
 from . import clock, processes
-from .job import Job
-from .options import LimitRules, OptionError
+from .job import Job, Limits
 from .outcome import (
     Cancelled,
     Crashed,
@@ -119,12 +119,13 @@ class DatabaseQueue:
 
         overrides = app_settings.BACKGROUND_TASK_OVERRIDES
         self._limits = {}
+        self._named_queues = {decorator["queue"] for decorator in tasks.values()}
         for name, decorator in tasks.items():
             try:
                 limits = self._rules.limits(decorator, overrides.get(name, {}))
-            except OptionError as error:
+            except SettingError as error:
                 raise QueueUnusable(f"Task {name}: {error}") from error
-            self._limits[name] = limits
+            self._limits[name] = Limits(**limits)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -186,6 +187,11 @@ class DatabaseQueue:
     def unknown_names(self) -> set[str]:
         with self._translated():
             return self._claims.unknown_names(list(self._limits), self._queues)
+
+    def unknown_queues(self) -> set[str]:
+        unnamed = set(self._queues) - self._named_queues
+        with self._translated():
+            return self._claims.unused_queues(unnamed)
 
     def dead_runners(self) -> list[Runner]:
         with self._translated():

@@ -25,6 +25,11 @@ UNKNOWN_NAMES = (
     "rows."
 )
 
+UNKNOWN_QUEUES = (
+    "No task of this project names this queue, and none is in it: %s. Is it spelled as "
+    "in @background(queue=...)?"
+)
+
 _FIRST_POLL = 0.05  # seconds after something has happened; then slower and slower
 _SLOWER = 1.5
 _FLUSH = 0.02  # seconds that an ending waits for others, while there is work to start
@@ -74,6 +79,7 @@ class Desk:
         self._any_dead = True  # in this place, and not yet rescued
         self._rounds_after = _ROUNDS_EVERY
         self._told_of: set[str] = set()
+        self._queues_told_of: set[str] = set()
         self._names_at = 0.0
         self._available: bool | None = None
         self._retry_after = _FIRST_RETRY
@@ -338,7 +344,9 @@ class Desk:
         """
         self._heard = False
         self._hear_at = clock.now() + _REST if dry else 0.0
-        self._tell_of_unknown_names()
+        if dry and not self._dry:
+            self._names_at = 0.0  # the last look may have been before what is due now
+        self._tell_of_the_unknown()
         logger.debug("Waiting for tasks")
         if dry:
             self._say_dry()
@@ -353,11 +361,17 @@ class Desk:
         self._dry = True
         self._tell(dry=not self._any_dead)
 
-    def _tell_of_unknown_names(self) -> None:
-        """Warn, once for each, of due tasks that nobody here can run."""
+    def _tell_of_the_unknown(self) -> None:
+        """Warn, once for each, of due tasks that nobody here can run.
+
+        And of queues that are served, and that nobody has ever used.
+        """
         if clock.now() < self._names_at:
             return
         self._names_at = clock.now() + _NAMES_EVERY
+        if queues := self._queue.unknown_queues() - self._queues_told_of:
+            self._queues_told_of |= queues
+            logger.warning(UNKNOWN_QUEUES, ", ".join(sorted(queues)))
         if names := self._queue.unknown_names() - self._told_of:
             self._told_of |= names
             logger.warning(UNKNOWN_NAMES, ", ".join(sorted(names)))

@@ -43,7 +43,7 @@ class Queue(Protocol):
         """Connect, and make the runner known if it is not yet."""
 
     def know(self, tasks: Mapping[str, Any]) -> None:
-        """Learn which tasks this runner can run, with their decorators' limits."""
+        """Learn which tasks this runner can run, with what their decorators say."""
 
     def transaction(self) -> AbstractContextManager[None]: ...
 
@@ -91,6 +91,9 @@ class Queue(Protocol):
 
     def unknown_names(self) -> set[str]:
         """Return some names of due tasks that this runner does not know."""
+
+    def unknown_queues(self) -> set[str]:
+        """Return the queues that are to be served, and that nobody has used so far."""
 
     def dead_runners(self) -> list[Runner]:
         """Return the runners of this place whose process may have to be swept."""

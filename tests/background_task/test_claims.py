@@ -119,6 +119,15 @@ class ClaimTests(ClaimTestCase):
         self.assertEqual(claims.unknown_names(("job",), ("a",)), {"gone"})
         self.assertEqual(claims.unknown_names(("job",), ()), {"gone", "elsewhere"})
 
+    def test_queues_that_nobody_has_used_can_be_told_of(self):
+        make_task("job", queue="waiting")
+        make_task("job", queue="done")
+        books.succeed(books.Claim.of(*self.claim(queues=("done",))))
+
+        unused = claims.unused_queues(["waiting", "done", "nosuch"])
+
+        self.assertEqual(unused, {"nosuch"})
+
     def test_only_these_queues_or_every_queue_and_none(self):
         for queue in ("a", "b", "c", None):
             make_task("job", (queue,), queue=queue)

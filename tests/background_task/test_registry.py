@@ -194,6 +194,20 @@ class AutodiscoverTests(SimpleTestCase):
             autodiscover()
 
 
+class LimitTests(SimpleTestCase):
+    def test_a_limit_that_cannot_be_is_refused_where_it_is_written(self):
+        registry = Tasks()
+        for limit in ({"memory_limit": "5X"}, {"max_run_time": -3}):
+            (name,) = limit
+
+            with self.assertRaisesRegex(
+                ValueError, rf"^Task shop.greedy: {name} of @background is .*: it must"
+            ):
+                registry.background(name="shop.greedy", **limit)(print)
+
+        self.assertIsNone(registry.get("shop.greedy"))
+
+
 class WorkerNameTests(SimpleTestCase):
     def test_it_is_the_pid_after_a_fork_too(self):
         code = (

@@ -47,9 +47,8 @@ class RefusalTests(LifecycleTestCase):
         ) as project:
             output = refused(**project)
 
-        self.assertIn("greedy", output)
-        self.assertIn("512Q", output)
-        self.assertNotIn("Traceback", output)
+        self.assertIn("@background(name='greedy', memory_limit='512Q')", output)
+        self.assertIn("Task greedy: memory_limit of @background is '512Q'", output)
         self.assertEqual(Runner.objects.count(), 0)
 
     def test_a_forgotten_migrate_is_said_once(self):
@@ -129,6 +128,35 @@ class UnknownNameTests(LifecycleTestCase):
             self.assertIn("left alone: shop.tasks.renamed", output)
             self.assertIn("After a deploy, restart process_tasks.", output)
             self.assertEqual((row(task).attempts, row(task).locked_by), (0, None))
+
+    def test_a_task_that_falls_due_after_the_first_look_is_told_of_too(self):
+        """The looks for such tasks are a minute apart; the run may end before."""
+        with supervised("--until-empty", "--workers", 2) as runner:
+            first = misbehaving.wait_for(
+                str(self.journal), "first", str(self.folder / "go on")
+            )
+            self.journal.pid_of("first")
+            task = tasks._runner.schedule("shop.tasks.renamed", (), {})
+            (self.folder / "go on").touch()
+            self.assertEqual(runner.ended(), 0)
+            output = runner.output
+
+        self.assertTrue(completed(first))
+        self.assertEqual(output.count("left alone: shop.tasks.renamed"), 1)
+        self.assertEqual(row(task).attempts, 0)
+
+
+class UnknownQueueTests(LifecycleTestCase):
+    def test_a_queue_that_nobody_uses_is_told_of(self):
+        tasks._runner.schedule("shop.tasks.job", (), {}, queue="said when called")
+
+        for way in ("--workers=1", "--in-process"):
+            output = run_until_empty(
+                way, "--queue=nosuch", "--queue=slow", "--queue=said when called"
+            )
+
+            self.assertIn("and none is in it: nosuch.", output)
+            self.assertEqual(output.count("names this queue"), 1, output)
 
 
 class OverridesTests(LifecycleTestCase):

@@ -1,7 +1,9 @@
 """A runner that is told to stop."""
 
+import contextlib
 import signal
 
+import psutil
 import pytest
 
 from background_task.models import CompletedTask, Runner, Task
@@ -25,6 +27,29 @@ class StopTests(LifecycleTestCase):
 
     def waiting_task(self, label):
         return misbehaving.wait_for(str(self.journal), label, str(self.signal_file))
+
+    def test_in_process_it_says_that_it_has_heard(self):
+        task = self.waiting_task("in process")
+        with supervised("--in-process") as runner:
+            self.journal.pid_of("in process")
+            runner.signal(signal.SIGINT)
+            runner.says("SIGINT: the task that runs is finished first; again: stop")
+            self.signal_file.touch()
+
+            self.assertEqual(runner.ended(), 0)
+        self.assertTrue(completed(task))
+
+    def test_in_process_a_second_signal_gives_the_task_back(self):
+        task = self.waiting_task("in process")
+        with supervised("--in-process") as runner:
+            self.journal.pid_of("in process")
+            runner.signal(signal.SIGTERM)
+            runner.says("SIGTERM: the task that runs is finished first")
+            runner.signal(signal.SIGINT)
+
+            self.assertEqual(runner.ended(), 130)
+            runner.says("CommandError: Stopped in the middle of a task")
+        self.assertEqual((row(task).attempts, row(task).locked_by), (0, None))
 
     @pytest.mark.lifecycle
     def test_term_lets_what_runs_finish_and_releases_what_does_not(self):
@@ -122,7 +147,10 @@ class StopTests(LifecycleTestCase):
             self.journal.pid_of("in the unit")
             runner.signal(signal.SIGTERM)
             for process in runner.processes():
-                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(
+                    psutil.NoSuchProcess
+                ):  # the first one ended it
+                    process.send_signal(signal.SIGTERM)
             status = runner.ended()
 
         self.assertEqual(status, 0)

@@ -137,6 +137,9 @@ class MemoryQueue:
     def next_due(self, within):
         return None
 
+    def unknown_queues(self):
+        return set()
+
     def unknown_names(self):
         return set()
 

@@ -120,7 +120,8 @@ def test_a_term_to_every_process_releases_what_runs(start, pid):
     run.wait_for_log("SIGTERM: ")
     for process in run.processes():
         if process.pid != run.process.pid:
-            process.terminate()
+            with contextlib.suppress(psutil.NoSuchProcess):  # the last one ended it
+                process.terminate()
 
     assert run.finish() == 0, run.log
     assert run.endings(1) == ["Released"]

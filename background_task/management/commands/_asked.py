@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from background_task import checks
+from background_task.limits import (
+    LimitRules,
+    SettingError,
+    parse_count,
+    parse_memory,
+    parse_seconds,
+)
 from background_task.settings import app_settings, setting_name
 from background_task.supervisor.options import (
     ANNOUNCER,
     CLAIMED_AHEAD,
     CLAIMED_AHEAD_FOR_REUSE,
-    LimitRules,
-    OptionError,
     Options,
-    parse_count,
-    parse_memory,
-    parse_seconds,
 )
 
 START_METHODS = "template", "spawn"
@@ -46,7 +48,7 @@ class Asked:
 
 
 def resolve(options: dict[str, Any]) -> Asked:
-    """Resolve the options, or raise OptionError for one that cannot be."""
+    """Resolve the options, or raise SettingError for one that cannot be."""
     return Asked(
         queues=_queues(options["queue"]),
         sleep=parse_seconds(options["sleep"], "--sleep"),
@@ -59,14 +61,14 @@ def _queues(names: str | list[str] | None) -> list[str]:
     """Return the queues to serve; none means every queue."""
     queues = [names] if isinstance(names, str) else list(names or [])
     if any(not name.strip() for name in queues):
-        raise OptionError("--queue has an empty name: leave it out for every queue")
+        raise SettingError("--queue has an empty name: leave it out for every queue")
     return queues
 
 
 def check_settings() -> None:
     """Refuse what would stop the runner when it records its first failure."""
     for message in checks.check_settings():
-        raise OptionError(f"{message.msg} {message.hint}")
+        raise SettingError(f"{message.msg} {message.hint}")
 
 
 def _supervision(options: dict[str, Any]) -> Supervision | None:
@@ -106,7 +108,7 @@ def _options(options: dict[str, Any], rules: LimitRules) -> Options:
         start_timeout=_setting("BACKGROUND_TASK_START_TIMEOUT"),
         lease=_setting("BACKGROUND_TASK_LEASE", least=1),
         announcer=replace(
-            ANNOUNCER, memory=rules.limits({}, {}).memory, grace=rules.grace
+            ANNOUNCER, memory=rules.limits({}, {})["memory"], grace=rules.grace
         ),
     )
 
@@ -124,9 +126,9 @@ def _start_method(options: dict[str, Any]) -> str:
         source = "BACKGROUND_TASK_START_METHOD"
         method = app_settings.BACKGROUND_TASK_START_METHOD
     if method not in START_METHODS:
-        raise OptionError(f"{source} is {method!r}: it must be one of {START_METHODS}")
+        raise SettingError(f"{source} is {method!r}: it must be one of {START_METHODS}")
     if method == "template" and sys.platform != "linux":
-        raise OptionError(f"{source} is 'template', for Linux only: use 'spawn'")
+        raise SettingError(f"{source} is 'template', for Linux only: use 'spawn'")
     return str(method)
 
 
@@ -152,10 +154,10 @@ def _check_overrides(rules: LimitRules) -> None:
     overrides: Any = app_settings.BACKGROUND_TASK_OVERRIDES
     known = {"max_run_time", "memory_limit"}
     if not isinstance(overrides, dict):
-        raise OptionError("BACKGROUND_TASK_OVERRIDES must be a dict of dicts")
+        raise SettingError("BACKGROUND_TASK_OVERRIDES must be a dict of dicts")
     for name, override in overrides.items():
         if not isinstance(override, dict) or set(override) - known:
-            raise OptionError(
+            raise SettingError(
                 f"BACKGROUND_TASK_OVERRIDES[{name!r}] is {override!r}: it must be a "
                 f"dict with no other keys than {', '.join(sorted(known))}"
                 f"{_meant(override, known)}"
@@ -200,7 +202,7 @@ def _refuse_limits(options: dict[str, Any]) -> None:
         "start_method",
     ):
         if options.get(name) is not None:
-            raise OptionError(
+            raise SettingError(
                 f"--{name.replace('_', '-')} does not go with --in-process, which runs "
                 "one task at a time in this process and can limit nothing"
             )

@@ -1,5 +1,6 @@
 """`process_tasks --in-process`: one task at a time, here, with no supervisor."""
 
+import contextlib
 import logging
 import math
 import os
@@ -7,6 +8,8 @@ import random
 import select
 import signal
 import traceback
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -17,7 +20,7 @@ from background_task.models import CompletedTask, Task
 from background_task.outages import is_passing
 from background_task.supervisor import clock
 from background_task.supervisor.database import look_for_columns, migrate_text
-from background_task.supervisor.desk import UNKNOWN_NAMES
+from background_task.supervisor.desk import UNKNOWN_NAMES, UNKNOWN_QUEUES
 from background_task.supervisor.supervisor import EX_UNWRITTEN
 from background_task.supervisor.wakeups import Wakeups
 from background_task.tasks import autodiscover, tasks
@@ -27,6 +30,9 @@ from ._asked import Asked
 
 logger = logging.getLogger("background_task.tasks")
 command_logger = logging.getLogger("background_task.management.commands.process_tasks")
+
+
+EX_STOPPED = 130  # by a second Ctrl-C, as shells have it
 
 
 class InProcess:
@@ -40,12 +46,19 @@ class InProcess:
         self._reclaim_pids = options["reclaim_pids"]
         self._pauses = False
         self._told_of: set[str] = set()
+        self._wakeups = _Wakeups()
         self._queues = asked.queues
 
     def run(self) -> None:
         """Run what is due until the time is over or a signal comes."""
-        with streams.logged(wanted=self._log_std):
-            self._run()
+        try:
+            with streams.logged(wanted=self._log_std):
+                self._run()
+        except KeyboardInterrupt:
+            raise CommandError(
+                "Stopped in the middle of a task, which was given back",
+                returncode=EX_STOPPED,
+            ) from None
 
     def _run(self) -> None:
         _check_tables()
@@ -53,11 +66,9 @@ class InProcess:
         if self._reclaim_pids:
             claims.reclaim_pids()
         ends_at = clock.now() + self._duration if self._duration > 0 else math.inf
-        heeded = [signal.SIGTERM, signal.SIGINT]
-        if os.name == "posix":
-            heeded += [signal.SIGHUP, signal.SIGTSTP, signal.SIGUSR1, signal.SIGUSR2]
-        with Wakeups(heeded) as wakeups:
-            while not self._told_to_stop(wakeups) and clock.now() < ends_at:
+        self._tell_of_unknown_queues()
+        with self._wakeups:
+            while not self._told_to_stop() and clock.now() < ends_at:
                 if self._run_next():
                     pause = random.uniform(*TTW_SLOW) if self._pauses else 0.0
                 elif self._until_empty:
@@ -66,7 +77,7 @@ class InProcess:
                     command_logger.debug("waiting for tasks")
                     pause = self._sleep
                 left = max(0.0, ends_at - clock.now())
-                select.select([wakeups], [], [], min(pause, left))
+                select.select([self._wakeups], [], [], min(pause, left))
 
     def _run_next(self) -> bool:
         """Run the next task of all the queues; return whether there was one."""
@@ -81,7 +92,8 @@ class InProcess:
             self._tell_of_unknown_names()
             return False
         try:
-            tasks._runner.run_task(tasks, task)
+            with self._wakeups.aloud():
+                tasks._runner.run_task(tasks, task)
         except (OperationalError, InterfaceError) as error:
             raise CommandError(
                 f"Could not write the end of task {task.with_id()}, which stays locked "
@@ -90,10 +102,10 @@ class InProcess:
             ) from error
         return True
 
-    def _told_to_stop(self, wakeups: Wakeups) -> bool:
+    def _told_to_stop(self) -> bool:
         """Take in which signals have come: two of them change the pace only."""
         stop = False
-        for number in wakeups.take():
+        for number in self._wakeups.take():
             match signal.Signals(number).name:
                 case "SIGUSR1":
                     self._pauses = False
@@ -112,6 +124,50 @@ class InProcess:
         if names := names - self._told_of:
             self._told_of |= names
             logger.warning(UNKNOWN_NAMES, ", ".join(sorted(names)))
+
+    def _tell_of_unknown_queues(self) -> None:
+        named = {proxy.queue for proxy in tasks._tasks.values()}
+        with contextlib.suppress(OperationalError):  # the runner tells of an outage
+            if queues := claims.unused_queues(set(self._queues) - named):
+                logger.warning(UNKNOWN_QUEUES, ", ".join(sorted(queues)))
+
+
+class _Wakeups(Wakeups):
+    """Heeds a signal between two tasks, and says so if one runs.
+
+    A second one, unless it is about the pace, interrupts the task.
+    """
+
+    def __init__(self) -> None:
+        heeded = [signal.SIGTERM, signal.SIGINT]
+        self._pace: list[int] = []
+        if os.name == "posix":
+            heeded += [signal.SIGHUP, signal.SIGTSTP]
+            self._pace = [signal.SIGUSR1, signal.SIGUSR2]
+        super().__init__([*heeded, *map(signal.Signals, self._pace)])
+        self._task_runs = self._interrupts = False
+
+    @contextlib.contextmanager
+    def aloud(self) -> Iterator[None]:
+        """A task runs meanwhile."""
+        self._task_runs, self._interrupts = True, False
+        try:
+            yield
+        finally:
+            self._task_runs = False
+
+    def _leave_note(self, number: int, frame: FrameType | None) -> None:
+        super()._leave_note(number, frame)
+        if not self._task_runs or number in self._pace:
+            return
+        if self._interrupts:
+            raise KeyboardInterrupt
+        self._interrupts = True
+        # Not by a log or a stream: the task may be in the middle of writing to it.
+        name = signal.Signals(number).name
+        text = f"{name}: the task that runs is finished first; again: stop at once\n"
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())
 
 
 def _import_tasks() -> None:

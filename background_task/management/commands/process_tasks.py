@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections, router
 
 from background_task import __version__, execution, streams, verbosity
+from background_task.limits import SettingError
 from background_task.models import Task
 from background_task.reloader import Reloader, end_with_parent
 
@@ -130,7 +131,7 @@ class Command(BaseCommand):
         try:
             with verbosity.applied(options["verbosity"]):
                 self._run(options)
-        except OptionError as error:
+        except (SettingError, OptionError) as error:
             raise CommandError(str(error)) from error
 
     def _run(self, options: dict[str, Any]) -> None:

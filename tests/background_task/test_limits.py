@@ -5,14 +5,14 @@ from decimal import Decimal
 
 import pytest
 
-from background_task.supervisor.job import Limits
-from background_task.supervisor.options import (
+from background_task.limits import (
     LimitRules,
-    OptionError,
+    SettingError,
     parse_count,
     parse_memory,
     parse_seconds,
 )
+from background_task.supervisor.job import Limits
 
 MIB, GIB = 1024**2, 1024**3
 
@@ -61,7 +61,7 @@ def test_memory_is_a_number_of_bytes_or_a_text_with_a_unit(value, size):
     ],
 )
 def test_memory_that_cannot_be_is_refused_by_name(value):
-    with pytest.raises(OptionError, match=r"MEMORY is .*: it must be a positive"):
+    with pytest.raises(SettingError, match=r"MEMORY is .*: it must be a positive"):
         parse_memory(value, "MEMORY")
 
 
@@ -85,13 +85,13 @@ def test_seconds_are_a_number_its_text_or_a_timedelta(value, seconds):
     [0, -1, True, None, "", "soon", "nan", "inf", float("nan"), timedelta(0), [1]],
 )
 def test_seconds_that_cannot_be_are_refused_by_name(value):
-    with pytest.raises(OptionError, match=r"TIME is .*: .*, more than 0"):
+    with pytest.raises(SettingError, match=r"TIME is .*: .*, more than 0"):
         parse_seconds(value, "TIME")
 
 
 def test_seconds_may_have_another_least():
     assert parse_seconds(0, "X", least=0) == 0
-    with pytest.raises(OptionError, match=r"X is 1: .*, 3 or more"):
+    with pytest.raises(SettingError, match=r"X is 1: .*, 3 or more"):
         parse_seconds(1, "X", least=3)
 
 
@@ -102,21 +102,22 @@ def test_a_count_is_a_whole_number_or_its_text(value, count):
 
 @pytest.mark.parametrize("value", [0, -1, True, None, "", "4.0", 1.5, "many"])
 def test_a_count_that_cannot_be_is_refused_by_name(value):
-    with pytest.raises(OptionError, match=r"WORKERS is .*: it must be a whole number"):
+    with pytest.raises(SettingError, match=r"WORKERS is .*: it must be a whole number"):
         parse_count(value, "WORKERS")
 
 
 # Which limit holds
 
 
-def rules(seconds=3600.0, memory=None, memory_ceiling=None, grace=5.0):
-    return LimitRules(
-        seconds=seconds, memory=memory, memory_ceiling=memory_ceiling, grace=grace
+def limits(decorator, override, *, seconds=3600.0, memory=None, memory_ceiling=None):
+    rules = LimitRules(
+        seconds=seconds, memory=memory, memory_ceiling=memory_ceiling, grace=5.0
     )
+    return Limits(**rules.limits(decorator, override))
 
 
 def test_a_setting_holds_for_every_task():
-    assert rules(memory=GIB).limits({}, {}) == Limits(
+    assert limits({}, {}, memory=GIB) == Limits(
         seconds=3600.0,
         seconds_name="MAX_RUN_TIME",
         memory=GIB,
@@ -126,62 +127,63 @@ def test_a_setting_holds_for_every_task():
 
 
 def test_a_decorator_stands_over_the_setting():
-    limits = rules(memory=GIB).limits({"max_run_time": 60, "memory_limit": "2G"}, {})
+    found = limits({"max_run_time": 60, "memory_limit": "2G"}, {}, memory=GIB)
 
-    assert limits.seconds == 60
-    assert limits.seconds_name == "max_run_time of @background"
-    assert limits.memory == 2 * GIB
-    assert limits.memory_name == "memory_limit of @background"
+    assert found.seconds == 60
+    assert found.seconds_name == "max_run_time of @background"
+    assert found.memory == 2 * GIB
+    assert found.memory_name == "memory_limit of @background"
 
 
 def test_an_override_stands_over_the_decorator():
-    limits = rules(memory=GIB).limits(
+    found = limits(
         {"max_run_time": 60, "memory_limit": "2G"},
         {"max_run_time": timedelta(seconds=30), "memory_limit": "3G"},
+        memory=GIB,
     )
 
-    assert limits.seconds == 30
-    assert limits.seconds_name == "max_run_time of BACKGROUND_TASK_OVERRIDES"
-    assert limits.memory == 3 * GIB
-    assert limits.memory_name == "memory_limit of BACKGROUND_TASK_OVERRIDES"
+    assert found.seconds == 30
+    assert found.seconds_name == "max_run_time of BACKGROUND_TASK_OVERRIDES"
+    assert found.memory == 3 * GIB
+    assert found.memory_name == "memory_limit of BACKGROUND_TASK_OVERRIDES"
 
 
 def test_each_limit_is_found_on_its_own():
-    limits = rules(memory=GIB).limits({"max_run_time": 60}, {"memory_limit": "3G"})
+    found = limits({"max_run_time": 60}, {"memory_limit": "3G"}, memory=GIB)
 
-    assert limits.seconds_name == "max_run_time of @background"
-    assert limits.memory_name == "memory_limit of BACKGROUND_TASK_OVERRIDES"
+    assert found.seconds_name == "max_run_time of @background"
+    assert found.memory_name == "memory_limit of BACKGROUND_TASK_OVERRIDES"
 
 
 def test_the_command_lines_memory_is_a_ceiling():
-    limits = rules(memory_ceiling=GIB).limits({}, {"memory_limit": "3G"})
+    found = limits({}, {"memory_limit": "3G"}, memory_ceiling=GIB)
 
-    assert limits.memory == GIB
-    assert limits.memory_name == "--memory-limit"
+    assert found.memory == GIB
+    assert found.memory_name == "--memory-limit"
 
 
 def test_the_ceiling_raises_no_limit():
-    limits = rules(memory_ceiling=3 * GIB).limits({"memory_limit": "1G"}, {})
+    found = limits({"memory_limit": "1G"}, {}, memory_ceiling=3 * GIB)
 
-    assert limits.memory == GIB
-    assert limits.memory_name == "memory_limit of @background"
+    assert found.memory == GIB
+    assert found.memory_name == "memory_limit of @background"
 
 
 def test_the_ceiling_limits_what_has_no_limit():
-    assert rules(memory_ceiling=GIB).limits({}, {}).memory == GIB
+    assert limits({}, {}, memory_ceiling=GIB).memory == GIB
 
 
 def test_without_any_there_is_no_limit():
-    limits = rules(seconds=None).limits({"max_run_time": None}, {})
+    found = limits({"max_run_time": None}, {}, seconds=None)
 
-    assert limits.seconds is None
-    assert limits.memory is None
+    assert found.seconds is None
+    assert found.memory is None
 
 
 @pytest.mark.parametrize("limit", [{"max_run_time": 0}, {"memory_limit": "lots"}])
 def test_a_limit_that_cannot_be_is_refused_with_its_source(limit):
     (name,) = limit
-    with pytest.raises(OptionError, match=f"{name} of @background is "):
-        rules().limits(limit, {})
-    with pytest.raises(OptionError, match=f"{name} of BACKGROUND_TASK_OVERRIDES is "):
-        rules().limits({}, limit)
+    with pytest.raises(SettingError, match=f"{name} of @background is "):
+        limits(limit, {})
+    with pytest.raises(SettingError, match=f"{name} of BACKGROUND_TASK_OVERRIDES is "):
+        limits({}, limit)
