@@ -12,15 +12,18 @@ those of unknown names are passed by in Python up to a limit, by name beyond it.
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connections, router
 from django.db.models import Exists, OuterRef, Value
 from django.db.models.functions import Coalesce
+from django.db.models.sql import UpdateQuery
 from django.utils import timezone
 
 from . import books, leases
+from .compiled import statement
 from .indexes import BY_NAME, BY_PRIORITY, BY_QUEUE, WAITING
 from .managers import TaskQuerySet
 from .models import CompletedTask, Runner, Task
@@ -70,18 +73,32 @@ def claim(
     if not tasks:
         return []
     locked_at = _moment_of_claim()
-    rows = _tasks().filter(pk__in=[task.pk for task in tasks])
-    # "Still unlocked?" as no index can answer it: PostgreSQL would take the index of
-    # `locked_by` when it thinks that hardly anything waits, and read all that does.
-    free = rows.alias(holder=Coalesce("locked_by", Value(""))).filter(holder="")
-    taken = free.update(locked_by=runner_id, locked_at=locked_at)
-    if taken < len(tasks):
-        mine = rows.filter(locked_by=runner_id, locked_at=locked_at)
-        pks = set(mine.values_list("pk", flat=True))
-        tasks = [task for task in tasks if task.pk in pks]
+    pks = [task.pk for task in tasks]
+    if _lock(pks, runner_id, locked_at) < len(tasks):
+        rows = _tasks().filter(pk__in=pks, locked_by=runner_id, locked_at=locked_at)
+        mine = set(rows.values_list("pk", flat=True))
+        tasks = [task for task in tasks if task.pk in mine]
     for task in tasks:
         task.holds_claim(runner_id, locked_at)
     return tasks
+
+
+def _lock(pks: list[int], runner_id: str, locked_at: datetime) -> int:
+    """Lock those of these tasks that are unlocked; return how many."""
+    # "Still unlocked?" as no index can answer it: PostgreSQL would take the index of
+    # `locked_by` when it thinks that hardly anything waits, and read all that does.
+    free = _tasks().alias(holder=Coalesce("locked_by", Value(""))).filter(holder="")
+
+    def update() -> Any:
+        query: Any = free.filter(pk__in=pks).query.chain(UpdateQuery)
+        query.add_update_values({"locked_by": runner_id, "locked_at": locked_at})
+        return query
+
+    connection = connections[free.db]
+    values = [runner_id, locked_at, "", "", *pks]
+    with connection.cursor() as cursor:
+        cursor.execute(*statement(connection, ("lock", len(pks)), update, values))
+        return int(cursor.rowcount)
 
 
 def may_be_due(names: Collection[str], queues: Collection[str]) -> bool:
@@ -102,16 +119,18 @@ def next_run_at(within: float) -> datetime | None:
 
 def unknown_names(names: Collection[str], queues: Collection[str]) -> set[str]:
     """Return some other names of tasks that are due in these queues, about twenty."""
-    due = _tasks().filter(WAITING, run_at__lte=timezone.now())
-    if queues:
-        due = due.filter(queue__in=queues)
+    due = {"run_at__lte": timezone.now()}
+    is_lax = connections[router.db_for_write(Task)].vendor == "mysql"
     unknown: set[str] = set()
-    for name in _distinct(_tasks().filter(WAITING), "task_name", BY_NAME):
-        if name not in names or connections[due.db].vendor == "mysql":
+    for name in _distinct({}, "task_name", BY_NAME):
+        if name not in names or is_lax:
             # There, other names may be this one to the collation.
-            alike = due.filter(task_name=name).order_by("run_at").only("task_name")
-            front = _read(alike[:_OF_EACH_NAME], BY_NAME)
-            unknown |= {task.task_name for task in front} - set(names)
+            for lane in [{"queue": queue} for queue in queues] or [{}]:
+                alike = {**due, **lane, "task_name": name}
+                front = _Waiting(
+                    BY_NAME, alike, "run_at", _OF_EACH_NAME, only=("task_name",)
+                )
+                unknown |= {task.task_name for task in front.read()} - set(names)
         if len(unknown) >= _SHOWN:
             break
     return unknown
@@ -152,44 +171,73 @@ def reclaim_pids() -> int:
 
 
 def _distinct(
-    rows: TaskQuerySet, field: str, index: str, *, descending: bool = False
+    where: dict[str, Any], field: str, index: str, *, descending: bool = False
 ) -> Iterator[Any]:
     """Yield the values of a column in order: one step in an index for each.
 
     The databases' own DISTINCT reads every row.
     """
     beyond = f"{field}__{'lt' if descending else 'gt'}"
-    rows = rows.only(field).order_by(f"-{field}" if descending else field)
-    found = _read(rows[:1], index)
+    order = f"-{field}" if descending else field
+    first = _Waiting(index, where, order, n=1, only=(field,))
+    found = first.read()
     while found:
         value = getattr(found[0], field)
         yield value
-        found = _read(rows.filter(**{beyond: value})[:1], index)
+        found = replace(first, where={**where, beyond: value}).read()
 
 
-def _read(rows: TaskQuerySet, index: str) -> list[Task]:
-    """Return the rows, by this index; what Python can't read is abandoned first."""
-    while True:
-        try:
-            return list(_by_index(rows, index))
-        except UNREADABLE:
-            if not books.set_aside_unreadable(rows):
-                raise
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """The first few of the tasks that wait, as they stand in an index.
 
-
-def _by_index(rows: TaskQuerySet, index: str) -> Iterable[Task]:
-    """Have the rows read in the order of this index.
-
-    MySQL and MariaDB have to be told: with a small LIMIT they take the index of
-    `run_at` and read every task that has been due for longer.
+    `where` are lookups of single values; `only` these columns, if any, are read.
     """
-    connection = connections[rows.db]
-    if connection.vendor != "mysql":
-        return rows.all()
-    sql, params = rows.query.get_compiler(connection=connection).as_sql()
-    table = f"FROM {connection.ops.quote_name(Task._meta.db_table)}"
-    sql = sql.replace(table, f"{table} FORCE INDEX ({index})", 1)
-    return Task.objects.using(rows.db).raw(sql, params)
+
+    index: str
+    where: dict[str, Any]
+    order: str
+    n: int
+    only: tuple[str, ...] = ()
+    lock: bool = False
+
+    def read(self) -> list[Task]:
+        """Return the rows; what Python can't read is abandoned first."""
+        while True:
+            try:
+                return list(self._rows())
+            except UNREADABLE:
+                if not books.set_aside_unreadable(self._query()):
+                    raise
+
+    def _query(self) -> TaskQuerySet:
+        rows = _tasks().filter(WAITING).order_by(self.order)
+        for lookup, value in self.where.items():  # one by one, in this order
+            rows = rows.filter(**{lookup: value})
+        rows = rows.lock_unlocked_rows() if self.lock else rows
+        return (rows.only(*self.only) if self.only else rows)[: self.n]
+
+    def _rows(self) -> Iterable[Task]:
+        alias = router.db_for_write(Task)
+        shape = (*self.where, self.index, self.order, self.n, self.only, self.lock)
+        sql, params = statement(
+            connections[alias],
+            shape,
+            lambda: self._query().query,
+            list(self.where.values()),
+        )
+        return Task.objects.using(alias).raw(self._by_index(sql, alias), params)
+
+    def _by_index(self, sql: str, alias: str) -> str:
+        """Have the rows read in the order of the index.
+
+        MySQL and MariaDB have to be told: with a small LIMIT they take the index of
+        `run_at` and read every task that has been due for longer.
+        """
+        if connections[alias].vendor != "mysql":
+            return sql
+        table = f"FROM {connections[alias].ops.quote_name(Task._meta.db_table)}"
+        return sql.replace(table, f"{table} FORCE INDEX ({self.index})", 1)
 
 
 class _Look:
@@ -212,18 +260,17 @@ class _Look:
 
     def next(self, n: int) -> list[Task]:
         """Return at most `n` tasks, the next one first."""
-        waiting = _tasks().filter(WAITING)
         if not self._queues:
-            return self._of_lane(waiting, BY_PRIORITY, n)
+            return self._of_lane({}, BY_PRIORITY, n)
         found: list[Task] = []
         for queue in self._queues:
-            found += self._of_lane(waiting.filter(queue=queue), BY_QUEUE, n)
+            found += self._of_lane({"queue": queue}, BY_QUEUE, n)
         return sorted(found, key=self._order)[:n]
 
     def _order(self, task: Task) -> tuple[int, datetime]:
         return -task.priority if self._descending else task.priority, task.run_at
 
-    def _of_lane(self, lane: TaskQuerySet, index: str, n: int) -> list[Task]:
+    def _of_lane(self, lane: dict[str, Any], index: str, n: int) -> list[Task]:
         """Step down the priorities; give up after some, and ask for each name.
 
         Each step costs two short statements, whatever waits there.
@@ -233,44 +280,53 @@ class _Look:
         for step, priority in enumerate(priorities):
             tasks = None
             if step < _PRIORITIES:
-                level = lane.filter(priority=priority)
+                level = {**lane, "priority": priority}
                 tasks = self._of_priority(level, index, n - len(found))
             if tasks is None:
-                rest = lane.exclude(pk__in=[task.pk for task in found])
-                return found + self._of_each_name(rest, n - len(found))
+                taken = {task.pk for task in found}
+                return found + self._of_each_name(lane, taken, n - len(found))
             found += tasks
             if len(found) == n:
                 break
         return found
 
     def _of_priority(
-        self, level: TaskQuerySet, index: str, n: int
+        self, level: dict[str, Any], index: str, n: int
     ) -> list[Task] | None:
         """Return the tasks of one priority; None if too many unknown ones lead."""
-        due = level.filter(run_at__lte=self._now).order_by("run_at")
-        tasks = _read(self._locked(due)[:n], index)
+        due = {**level, "run_at__lte": self._now}
+        tasks = _Waiting(index, due, "run_at", n, lock=self._lock).read()
         if all(map(self._knows, tasks)):
             return tasks
-        front = _read(due.only("task_name", "queue")[:_PASSED_BY], index)
+        passed_by = _Waiting(
+            index, due, "run_at", _PASSED_BY, only=("task_name", "queue")
+        )
+        front = passed_by.read()
         known = [task.pk for task in front if self._knows(task)][:n]
         if len(known) < n and len(front) == _PASSED_BY:
             return None
         return self._of_keys(known)
 
-    def _of_each_name(self, lane: TaskQuerySet, n: int) -> list[Task]:
+    def _of_each_name(
+        self, lane: dict[str, Any], taken: set[int], n: int
+    ) -> list[Task]:
         """Return the most urgent of those that have been due the longest, by name."""
         best: list[Task] = []
-        due = lane.filter(run_at__lte=self._now).order_by("run_at")
-        due = due.only("priority", "run_at", "task_name", "queue")
         for name in self._names:
-            tasks = _read(due.filter(task_name=name)[:_OF_EACH_NAME], BY_NAME)
+            due = {**lane, "run_at__lte": self._now, "task_name": name}
+            only = ("priority", "run_at", "task_name", "queue")
+            first = _Waiting(
+                BY_NAME, due, "run_at", _OF_EACH_NAME + len(taken), only=only
+            )
+            tasks = [task for task in first.read() if task.pk not in taken]
             best += filter(self._knows, tasks)
         best.sort(key=self._order)
         return self._of_keys([task.pk for task in best[:n]])
 
     def _of_keys(self, pks: list[int]) -> list[Task]:
         """Return those that still wait; asked in SQL, SQLite would look by index."""
-        rows = self._locked(_tasks().filter(pk__in=pks))
+        rows = _tasks().filter(pk__in=pks)
+        rows = rows.lock_unlocked_rows() if self._lock else rows
         waiting = [row for row in rows if not row.locked_by and not row.failed_at]
         return sorted(waiting, key=self._order)
 
@@ -279,9 +335,6 @@ class _Look:
         mine = not self._queues or task.queue in self._queues
         known = mine and task.task_name in self._names
         return known and task.pk not in self._running
-
-    def _locked(self, rows: TaskQuerySet) -> TaskQuerySet:
-        return rows.lock_unlocked_rows() if self._lock else rows
 
 
 def _tasks() -> TaskQuerySet:

@@ -24,6 +24,11 @@ class DatabaseTime(Expression):
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
         raise NotImplementedError(f"No clock is known for {connection.vendor}")
 
+    def params(self, connection: Any) -> tuple[Any, ...]:
+        """Return the parameters that it has in a statement of this database."""
+        as_sql = getattr(self, f"as_{connection.vendor}")
+        return tuple(as_sql(None, connection)[1])
+
     def as_postgresql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any]]:
         return "(CLOCK_TIMESTAMP() + %s * INTERVAL '1 second')", (self.seconds,)
 

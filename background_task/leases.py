@@ -6,11 +6,12 @@ in every transaction that claims, so that nobody can declare it dead in between.
 
 from typing import Any
 
-from django.db import router, transaction
+from django.db import connections, router, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from .clock import DatabaseTime
+from .compiled import statement
 from .models import Runner, Task
 
 
@@ -42,9 +43,17 @@ def renew(runner_id: str, lease: float) -> bool:
 
 def hold(runner_id: str) -> None:
     """Lock a runner's row until the transaction ends; raise LeaseLost if it lapsed."""
-    row = _runners().filter(pk=runner_id, trusted_until__gt=DatabaseTime())
-    if row.select_for_update().values_list("pk").first() is None:
-        raise LeaseLost("The lease has run out")
+
+    def select() -> Any:
+        row = _runners().filter(pk=runner_id, trusted_until__gt=DatabaseTime())
+        return row.select_for_update().values_list("pk").query
+
+    connection = connections[_database()]
+    values = [runner_id, *DatabaseTime().params(connection)]
+    with connection.cursor() as cursor:
+        cursor.execute(*statement(connection, ("hold",), select, values))
+        if cursor.fetchone() is None:
+            raise LeaseLost("The lease has run out")
 
 
 def lapsed() -> QuerySet[Runner]:
