@@ -14,7 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections
 from .settings import app_settings
 
 _CHANNEL = "background_task"
-_SQLITE_EVERY = 0.008  # seconds between two looks at SQLite's number
+_SQLITE_EVERY = 0.006  # seconds between two looks at SQLite's number
 
 
 def notify(queue: str | None, using: str | None) -> None:

@@ -152,9 +152,10 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 def wait(
     readable: Iterable[Any], writable: Iterable[Any] = (), timeout: float | None = None
-) -> None:
+) -> bool:
     """Wait until one has something to read, or room; at the longest `timeout` s.
 
+    Returns whether one has.
     Unlike `select()`, for descriptors over 1023 too.
     """
     poll = select.poll()
@@ -165,7 +166,7 @@ def wait(
         events[one.fileno()] = events.get(one.fileno(), 0) | select.POLLOUT
     for fd, mask in events.items():
         poll.register(fd, mask)
-    poll.poll(None if timeout is None else math.ceil(timeout * 1000))
+    return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
 
 
 def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:

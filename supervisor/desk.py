@@ -95,9 +95,9 @@ class Desk:
             while not self._channel.ended and not self._may_leave():
                 try:
                     self._turn()
+                    self._wait()
                 except QueueUnavailable as error:
                     self._lost_touch(error)
-                self._wait()
         except QueueUnusable as error:
             self._last_word("unusable", str(error))
         except _Fenced:
@@ -238,9 +238,8 @@ class Desk:
         """Is it time to look, and is there something to be had?"""
         if not self._may_claim():
             return False
-        if self._hear_at <= clock.now() and self._queue.heard():
-            self._heard = True
-            self._soon()
+        if self._hear_at <= clock.now():
+            self._listen()
         if clock.now() < self._poll_at:
             return False
         if self._heard or self._queue.may_be_due():
@@ -342,8 +341,8 @@ class Desk:
 
         It is not said while what a dead runner of this place held may become due.
         """
+        self._hear_at = clock.now() + _REST if dry and self._heard else 0.0
         self._heard = False
-        self._hear_at = clock.now() + _REST if dry else 0.0
         if dry and not self._dry:
             self._names_at = 0.0  # the last look may have been before what is due now
         self._tell_of_the_unknown()
@@ -376,6 +375,13 @@ class Desk:
             self._told_of |= names
             logger.warning(UNKNOWN_NAMES, ", ".join(sorted(names)))
 
+    def _listen(self) -> bool:
+        """Note whether something was enqueued; return whether it was."""
+        if self._queue.heard():
+            self._heard = True
+            self._soon()
+        return self._heard
+
     def _soon(self) -> None:
         """Something happened: more of it may follow."""
         self._poll_at = 0.0
@@ -396,8 +402,14 @@ class Desk:
     def _wait(self) -> None:
         """Wait for a message, a wake-up, or the moment at which a turn is due."""
         waiting = [self._channel] if self._channel.waiting_to_send else []
-        timeout = max(0.0, self._next_turn() - clock.now())
-        wait([self._channel, *self._ears()], waiting, timeout)
+        readable, until = [self._channel, *self._ears()], self._next_turn()
+        may_hear, every = self._may_hear(), self._queue.hear_every()
+        # First, since what was to be heard may have come with an answer of the turn.
+        while not (may_hear and self._listen()):
+            left = until - clock.now()
+            longest = min(left, every) if may_hear and every else left
+            if left <= 0 or wait(readable, waiting, longest):
+                break
         self._channel.flush()
         for message in self._channel.receive():
             self._heed(message)
@@ -423,10 +435,7 @@ class Desk:
         moments += self._busy.values()
         if self._briefed and self._credits and not self._draining:
             moments.append(max(self._poll_at, self._rests_until))
-            every = self._queue.hear_every()
-            if every is not None:
-                moments.append(max(clock.now() + every, self._hear_at))
-            elif self._hear_at > clock.now():
+            if self._hear_at > clock.now():
                 moments.append(self._hear_at)
         return min(moments)
 
