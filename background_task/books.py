@@ -6,7 +6,7 @@ in-process runner and the supervisor's bookkeeper both write through this module
 bookkeeper many at once, in as many statements as for one.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Self, cast
@@ -15,10 +15,11 @@ from django.db import Error, connections, router, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from . import retries, wakeups
+from . import policies, wakeups
 from .managers import TaskQuerySet
-from .models import CompletedTask, Task, logger
+from .models import Attempt, CompletedTask, Task, logger
 from .outages import UNREADABLE, is_passing
+from .settings import app_settings
 from .signals import broadcast, task_failed, task_rescheduled, task_successful
 
 
@@ -47,6 +48,7 @@ class Entry:
     task: Task
     completed: CompletedTask | None = None
     repetition: Task | None = None
+    attempt: Attempt | None = None
 
     @classmethod
     def told(cls, pk: int, row: Task | CompletedTask) -> Self:
@@ -57,7 +59,7 @@ class Entry:
         if isinstance(row, Task):
             return cls(task=row)
         names = [field.attname for field in Task._meta.concrete_fields]
-        values = [pk if name == "id" else getattr(row, name) for name in names]
+        values = [pk if name == "id" else getattr(row, name, None) for name in names]
         task = Task.from_db(row._state.db, names, values)
         return cls(task=task, completed=row)
 
@@ -68,6 +70,7 @@ class Ending(NamedTuple):
     claim: Claim
     error: str | None = None
     permanent: bool = False  # not to be tried again, however few tries there were
+    evidence: Mapping[str, Any] | None = None  # columns of `Attempt`, if it is to be
 
 
 def succeed(claim: Claim) -> Entry | None:
@@ -91,9 +94,9 @@ def record(endings: Sequence[Ending]) -> list[Entry | None]:
     with transaction.atomic(using=_database()):
         tasks = _locked([ending.claim for ending in endings])
         entries = {
-            claim: _entered(tasks[claim], error, permanent)
-            for claim, error, permanent in endings
-            if claim in tasks
+            ending.claim: _entered(tasks[ending.claim], ending)
+            for ending in endings
+            if ending.claim in tasks
         }
         _write(list(entries.values()))
     return [entries.get(ending.claim) for ending in endings]
@@ -203,35 +206,96 @@ def announce(entry: Entry) -> None:
     broadcast(signal, Task, task_id=entry.task.pk, completed_task=entry.completed)
 
 
-def _entered(task: Task, error: str | None, permanent: bool) -> Entry:
+def _entered(task: Task, ending: Ending) -> Entry:
     """Return what follows from the end of a try, nothing of which is saved yet."""
     task.attempts += 1
-    if error is None:
+    attempt = _attempt(task, ending)
+    if ending.error is None:
         task.last_error = ""  # a former try's
         completed = task.completed_task()
-        return Entry(task=task, completed=completed, repetition=task.repetition())
-    task.last_error = error
-    if permanent or task.has_reached_max_attempts():
+        repetition = task.repetition()
+        return Entry(
+            task=task, completed=completed, repetition=repetition, attempt=attempt
+        )
+    task.last_error = ending.error
+    parked = attempt is not None and _parked(attempt)
+    if parked:
+        task.last_error += f"\n{parked}"
+    if ending.permanent or parked or task.has_reached_max_attempts():
         task.failed_at = timezone.now()
         logger.warning("Marking task %s as failed", task.with_id())
-        return Entry(task=task, completed=task.completed_task())
-    wait = retries.backoff(task.attempts)
+        return Entry(task=task, completed=task.completed_task(), attempt=attempt)
+    wait = policies.wait_after(task.task_name, task.attempts)
     task.run_at = timezone.now() + wait
+    task.progress_done = task.progress_total = task.progress_message = None
     task.holds_claim(None, None)
     logger.warning(
         "Rescheduling task %s for %s later at %s", task.with_id(), wait, task.run_at
     )
-    return Entry(task=task)
+    return Entry(task=task, attempt=attempt)
+
+
+def _attempt(task: Task, ending: Ending) -> Attempt | None:
+    """Return the row of the try's evidence, if there is any."""
+    if ending.evidence is None:
+        return None
+    started_at, waited = ending.evidence["started_at"], None
+    if started_at is not None:
+        waited = (started_at - task.run_at).total_seconds()
+    return Attempt(
+        task_id=task.pk,
+        task_name=task.task_name,
+        number=task.attempts,
+        error=ending.error or "",
+        waited=waited,
+        **ending.evidence,
+    )
+
+
+def _parked(attempt: Attempt) -> str:
+    """Say why a task whose process dies again and again is given up, if it is."""
+    most = app_settings.BACKGROUND_TASK_MAX_CRASHES
+    died = attempt.outcome == Attempt.Outcome.CRASHED and attempt.exit_code is not None
+    if most is None or not died or attempt.started_at is None:
+        return ""
+    before = Attempt.of(attempt.task_id, _database()).filter(
+        outcome=Attempt.Outcome.CRASHED,
+        exit_code__isnull=False,
+        started_at__isnull=False,
+    )
+    crashes = before.count() + 1
+    if crashes < most:
+        return ""
+    return (
+        f"Parked: its process has died {crashes} times of itself "
+        f"(BACKGROUND_TASK_MAX_CRASHES is {most})"
+    )
+
+
+def note_progress(claim: Claim, done: int, total: int | None, message: str) -> None:
+    """Write how far a try is; a claim that holds no more changes nothing."""
+    longest = Task._meta.get_field("progress_message").max_length
+    text = message.replace("\x00", "")[:longest]
+    _claimed(claim).update(
+        progress_done=done,
+        progress_total=total,
+        progress_message=text.encode(errors="replace").decode(),
+    )
 
 
 def _write(entries: Collection[Entry]) -> None:
     """Write all that follows, in as many statements for many as for one."""
     _save(entry.completed for entry in entries if entry.completed)
     _save(entry.repetition for entry in entries if entry.repetition)
+    if attempts := [entry.attempt for entry in entries if entry.attempt]:
+        Attempt._base_manager.using(_database()).bulk_create(attempts)
     if over := [entry.task for entry in entries if entry.completed]:
         _of(over).delete()
     if again := [entry.task for entry in entries if not entry.completed]:
-        changed = ("attempts", "run_at", "last_error", "locked_by", "locked_at")
+        changed = (
+            *("attempts", "run_at", "last_error", "locked_by", "locked_at"),
+            *("progress_done", "progress_total", "progress_message"),
+        )
         Task.objects.using(_database()).bulk_update(again, changed)
 
 

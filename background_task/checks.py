@@ -30,6 +30,7 @@ MIGRATIONS = frozenset(
         "0004_auto_20220202_1721",
         "0005_runner",
         "0006_waiting_indexes",
+        "0007_attempt",
     }
 )
 

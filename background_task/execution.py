@@ -7,7 +7,6 @@ import difflib
 import json
 import logging
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any, ClassVar, Protocol
 
 import django
@@ -20,8 +19,11 @@ from django.db import (
     reset_queries,
     router,
 )
+from django.db.backends.signals import connection_created
 
 from . import exceptions, signals, streams, verbosity
+from .current import current_task
+from .sessions import session_of
 from .settings import app_settings
 
 logger = logging.getLogger("background_task.tasks")
@@ -50,7 +52,15 @@ class Context(Protocol):
     stop_with: Any
     leave_with: Any
 
-    def progress(self, done: int) -> None: ...
+    permanent: bool
+
+    def progress(
+        self, done: int, total: int | None = None, message: str = ""
+    ) -> None: ...
+
+    def session(self, session: dict[str, Any]) -> None: ...
+
+    def now(self) -> float: ...
 
 
 _log_std = False  # does what tasks print go to the log?
@@ -134,11 +144,7 @@ def discover() -> dict[str, Any]:
 
     return {
         "names": {
-            name: {
-                "max_run_time": _plain(proxy.max_run_time),
-                "memory_limit": _plain(proxy.memory_limit),
-                "queue": proxy.queue,
-            }
+            name: {**proxy.policy.said(), "queue": proxy.queue}
             for name, proxy in tasks._tasks.items()
         },
         "listens": any(signal.receivers for signal in _ANNOUNCED),
@@ -181,17 +187,20 @@ def execute(args: dict[str, Any], context: Context) -> None:
     stops = context.stop_with = _Stops()
     if context.more:
         context.leave_with = connections.close_all
+    _report_sessions_to(context)
+    current_task.enter(args["id"], args["attempt"], context.claim, context)
     try:
         _begin_as_a_request()
         logger.info("Running %s", f"task {args['id']} ({args['title']})")
         with streams.logged(wanted=_log_std):
             signals.broadcast(signals.task_started, _task_model())
-            _call(args)
+            _call(args, context)
     except BaseException as error:
         if not stops.asked:  # the announcer tells of a task that was stopped
             _tell_error(args["id"], error)
         raise
     finally:
+        current_task.leave()
         # What is not committed by now is rolled back.
         if context.more and not stops.asked:
             _end_as_a_request()
@@ -278,7 +287,17 @@ class _Told:
         signals.broadcast(signals.task_finished, _task_model())
 
 
-def _call(args: dict[str, Any]) -> None:
+def _report_sessions_to(context: Context) -> None:
+    """Tell the supervisor which sessions this process has, for when it is killed."""
+
+    def report(connection: Any, **kwargs: Any) -> None:
+        if (session := session_of(connection)) is not None:
+            context.session(session)
+
+    connection_created.connect(report, dispatch_uid="background_task", weak=False)
+
+
+def _call(args: dict[str, Any], context: Context) -> None:
     from .tasks import tasks
 
     proxy = tasks.get(args["name"])
@@ -287,7 +306,11 @@ def _call(args: dict[str, Any]) -> None:
             f"No function is registered as {args['name']!r} in this process"
         )
     positional, keywords = _params(args["params"])
-    proxy.call(*positional, **keywords)
+    try:
+        proxy.call(*positional, **keywords)
+    except proxy.policy.dont_retry_on:
+        context.permanent = True
+        raise
 
 
 def _params(text: str) -> tuple[list[Any], dict[str, Any]]:
@@ -334,11 +357,3 @@ class _Stops:
     def __call__(self, reason: str, text: str) -> BaseException:
         self.asked = reason in self._KINDS
         return self._KINDS.get(reason, exceptions.Stopped)(text)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    return (
-        value if value is None or isinstance(value, int | float | str) else str(value)
-    )

@@ -13,14 +13,14 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import models, router
 from django.utils import timezone
 
-from . import retries, wakeups
+from . import policies, retries, wakeups
 from .clock import DatabaseTime
 from .exceptions import InvalidTaskError, traceback_text
 from .indexes import BY_NAME, BY_PRIORITY, BY_QUEUE, WaitingIndex
 from .managers import CompletedTaskQuerySet, TaskManager, TaskQuerySet
-from .settings import app_settings
 
 __all__ = [
+    "Attempt",
     "CompletedTask",
     "CompletedTaskQuerySet",
     "Runner",
@@ -147,6 +147,14 @@ class Task(BaseTask):
         on_delete=models.CASCADE,
     )
 
+    # Seconds that a try may take, said by the call that enqueued it.
+    max_run_time = models.FloatField(null=True, blank=True)
+
+    # What the try that runs says of itself: see `current_task.progress`.
+    progress_done = models.BigIntegerField(null=True, blank=True)
+    progress_total = models.BigIntegerField(null=True, blank=True)
+    progress_message = models.CharField(max_length=200, null=True, blank=True)
+
     objects = TaskManager()
 
     class Meta:
@@ -227,6 +235,11 @@ class Task(BaseTask):
         }
         return fields - self.get_deferred_fields() - known
 
+    @property
+    def history(self) -> models.QuerySet["Attempt"]:
+        """The tries that a runner has recorded, the first one first."""
+        return Attempt.of(self.pk, self._state.db)
+
     def with_id(self) -> str:
         """Return how logs call it, such as `4 (shop.tasks.send_receipt)`."""
         return f"{self.pk} ({self})"
@@ -280,9 +293,7 @@ class Task(BaseTask):
 
     def has_reached_max_attempts(self) -> bool:
         """Return whether the task has been tried as often as it may be."""
-        return retries.exhausted(
-            self.attempts, app_settings.BACKGROUND_TASK_MAX_ATTEMPTS
-        )
+        return retries.exhausted(self.attempts, policies.max_attempts(self.task_name))
 
     def is_repeating_task(self) -> bool:
         """Return whether a success is followed by another run."""
@@ -299,9 +310,9 @@ class Task(BaseTask):
         values = {
             field.attname: getattr(self, field.attname)
             for field in CompletedTask._meta.concrete_fields
-            if field.attname not in {"id", "run_at"}
+            if field.attname not in {"id", "run_at", "task_id"}
         }
-        return CompletedTask(run_at=timezone.now(), **values)
+        return CompletedTask(run_at=timezone.now(), task_id=self.pk, **values)
 
     def create_repetition(self) -> "Task | None":
         """Save and return the next run of a repeating task; None at the chain's end."""
@@ -345,10 +356,84 @@ class CompletedTask(BaseTask):
         on_delete=models.CASCADE,
     )
 
+    # The id that the task had while it waited and ran; NULL in a row of 1.2.8.
+    task_id = models.BigIntegerField(null=True, blank=True, db_index=True)
+
     objects = CompletedTaskQuerySet.as_manager()
 
     def __str__(self) -> str:
         return f"{super().__str__()} - {self.run_at}"
+
+    @property
+    def history(self) -> models.QuerySet["Attempt"]:
+        """The tries of this task that a runner has recorded, the first one first."""
+        return Attempt.of(self.task_id, self._state.db)
+
+
+class Attempt(models.Model):
+    """How one try of a task went: the evidence that its runner has gathered.
+
+    No foreign key: the task's row goes when it has ended, and this stays.
+    """
+
+    class Outcome(models.TextChoices):
+        """How a try can end, under the names that logs and texts use."""
+
+        SUCCEEDED = "Succeeded", "succeeded"
+        FAILED = "Failed", "failed"
+        TIMED_OUT = "TimedOut", "timed out"
+        OUT_OF_MEMORY = "OutOfMemory", "out of memory"
+        CRASHED = "Crashed", "crashed"
+        LOST = "Lost", "lost"
+        CANCELLED = "Cancelled", "cancelled"
+
+    id = models.BigAutoField(primary_key=True)
+    task_id = models.BigIntegerField(db_index=True)
+    task_name = models.CharField(max_length=190)
+    number = models.IntegerField()  # the first one is 1
+    outcome = models.CharField(max_length=16, choices=Outcome.choices)
+    error = models.TextField(blank=True)
+
+    # Seconds between the moment it was due and the first one of its function.
+    waited = models.FloatField(null=True)
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(db_index=True)
+
+    host = models.CharField(max_length=255, blank=True)
+    pid = models.IntegerField(null=True)
+    runner_id = models.CharField(max_length=64, blank=True)
+
+    # As Python has it: negative for a signal. NULL: its process goes on, or nobody saw.
+    exit_code = models.IntegerField(null=True)
+    peak_memory = models.BigIntegerField(null=True)  # bytes
+    cpu_seconds = models.FloatField(null=True)
+
+    # The head and the tail of stdout and stderr, and how many bytes there were.
+    output = models.TextField(blank=True)
+    output_size = models.BigIntegerField(default=0)
+    # Of all its threads, when it was stopped or when it crashed.
+    stack = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ("task_id", "number", "id")
+
+    def __str__(self) -> str:
+        return f"try {self.number} of task {self.task_id}: {self.outcome}"
+
+    @classmethod
+    def of(cls, task_id: int | None, using: str | None) -> models.QuerySet["Attempt"]:
+        """Return what is recorded of a task's tries, the first one first."""
+        tries = cls._default_manager.using(using)
+        if task_id is None:
+            return tries.none()
+        return tries.filter(task_id=task_id).order_by("number", "id")
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from the first moment of the function to its end."""
+        if self.started_at is None:
+            return None
+        return (self.ended_at - self.started_at).total_seconds()
 
 
 def _is_running(locked_by: str) -> bool:

@@ -10,7 +10,9 @@ from asgiref.sync import async_to_sync
 from django.db import models
 
 from .exceptions import BackgroundTaskError
+from .limits import parse_seconds
 from .models import Task
+from .policies import Policy
 from .schedule import ScheduleForm, TaskSchedule
 
 if TYPE_CHECKING:
@@ -26,9 +28,8 @@ _NOT_SAID: Any = object()
 class TaskProxy(Generic[P, R]):
     """What `@background` makes of a function: call it, and a task is saved.
 
-    `now` and `task_function` are the function itself. `max_run_time` (seconds or a
-    timedelta) and `memory_limit` (bytes or a text like "512M") are the decorator's
-    limits as they were given; None: the settings'.
+    `now` and `task_function` are the function itself; `policy` is what the decorator
+    says of its tries.
     """
 
     def __init__(
@@ -40,8 +41,7 @@ class TaskProxy(Generic[P, R]):
         remove_existing_tasks: bool,
         runner: "DBTaskRunner",
         *,
-        max_run_time: float | timedelta | None = None,
-        memory_limit: int | str | None = None,
+        policy: Policy,
     ) -> None:
         functools.update_wrapper(self, task_function)
         self.name = name
@@ -50,8 +50,7 @@ class TaskProxy(Generic[P, R]):
         self.schedule = TaskSchedule.create(schedule)
         self.queue = queue
         self.remove_existing_tasks = remove_existing_tasks
-        self.max_run_time = max_run_time
-        self.memory_limit = memory_limit
+        self.policy = policy
 
     def __call__(
         self,
@@ -64,16 +63,25 @@ class TaskProxy(Generic[P, R]):
         repeat: int | None = None,
         repeat_until: datetime | None = None,
         remove_existing_tasks: bool = _NOT_SAID,
+        max_run_time: float | timedelta | None = _NOT_SAID,
         **kwargs: Any,
     ) -> Task | None:
         """Save a task that calls the function later, and return it.
 
         The named ones (`repeat` in seconds) are about the task and don't reach the
-        function; all else does, and must be JSON. Returns None if the schedule's
-        action found such a task waiting. Raises TypeError for arguments that the
-        function does not take or that are not JSON, and for a schedule of an unknown
-        form.
+        function; all else does, and must be JSON. So does `max_run_time` (seconds or a
+        timedelta) if the function has a parameter of this name. Returns None if the
+        schedule's action found such a task waiting. Raises TypeError for arguments that
+        the function does not take or that are not JSON, and for a schedule of an
+        unknown form.
         """
+        if max_run_time is not _NOT_SAID and self._takes("max_run_time"):
+            kwargs["max_run_time"], max_run_time = max_run_time, _NOT_SAID
+        if max_run_time is _NOT_SAID:
+            max_run_time = None
+        if max_run_time is not None:
+            source = "max_run_time of the call"
+            max_run_time = parse_seconds(max_run_time, f"Task {self.name}: {source}")
         self._check_call(args, kwargs)
         said = TaskSchedule.create(schedule).merge(self.schedule)
         if priority is _NOT_SAID:
@@ -95,7 +103,15 @@ class TaskProxy(Generic[P, R]):
             repeat=repeat,
             repeat_until=repeat_until,
             remove_existing_tasks=remove_existing_tasks,
+            max_run_time=max_run_time,
         )
+
+    def _takes(self, name: str) -> bool:
+        """Has the function a parameter of this name? 1.2.8 passed it on."""
+        try:
+            return name in inspect.signature(self.task_function).parameters
+        except (TypeError, ValueError):
+            return False
 
     def _check_call(self, args: Any, kwargs: Any) -> None:
         """Raise TypeError, as a call would, for what the function can't be called with.
@@ -135,6 +151,7 @@ _OWN_KEYWORDS = {
     parameter.name
     for parameter in inspect.signature(TaskProxy.__call__).parameters.values()
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    and parameter.name != "max_run_time"
 }
 
 

@@ -4,8 +4,10 @@ Functions of their arguments and of the settings alone: no rows, no clock.
 """
 
 import math
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from .limits import SettingError, parse_seconds
 from .settings import app_settings
 
 # A century: with a large exponent the moment would lie past the calendar's end.
@@ -24,6 +26,24 @@ def backoff(attempts: int) -> timedelta:
         return LONGEST_BACKOFF
     seconds = int(attempts**exponent) if attempts > 0 else 0
     return timedelta(seconds=min(seconds + 5, longest))
+
+
+def parse_waits(value: object, source: str) -> tuple[float, ...]:
+    """Return seconds to wait after the first failed try, the second, ...
+
+    Of a number or timedelta, for every try, or of a list of them, the last of which
+    goes on. Raises SettingError, naming `source`.
+    """
+    said = list(value) if isinstance(value, list | tuple) else [value]
+    if not said:
+        raise SettingError(f"{source} is {value!r}: it must not be empty")
+    longest = LONGEST_BACKOFF.total_seconds()
+    return tuple(min(parse_seconds(one, source, least=0), longest) for one in said)
+
+
+def wait_of(waits: Sequence[float], attempts: int) -> timedelta:
+    """Return how long to wait after so many failed tries, at least one."""
+    return timedelta(seconds=waits[min(max(attempts, 1), len(waits)) - 1])
 
 
 def exhausted(attempts: int, max_attempts: int) -> bool:

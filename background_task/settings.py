@@ -106,8 +106,23 @@ class AppSettings:
         return getattr(settings, "BACKGROUND_TASK_NOTIFY", True)
 
     @property
+    def BACKGROUND_TASK_MAX_CRASHES(self) -> int | None:
+        """How often a task's process may die of itself; None: as often as it fails."""
+        return getattr(settings, "BACKGROUND_TASK_MAX_CRASHES", None)
+
+    @property
+    def BACKGROUND_TASK_NICE(self) -> int:
+        """What tasks add to their niceness, from 0 to 19."""
+        return getattr(settings, "BACKGROUND_TASK_NICE", 0)
+
+    @property
+    def BACKGROUND_TASK_MEMORY_BUDGET(self) -> int | str | None:
+        """What the memory limits of running tasks may add up to; "auto"; None: all."""
+        return getattr(settings, "BACKGROUND_TASK_MEMORY_BUDGET", None)
+
+    @property
     def BACKGROUND_TASK_OVERRIDES(self) -> dict[str, dict[str, Any]]:
-        """Limits by task name: {"max_run_time": seconds, "memory_limit": "512M"}."""
+        """By task name what stands over its decorator: {"max_run_time": 60, ...}."""
         return getattr(settings, "BACKGROUND_TASK_OVERRIDES", {})
 
     @property

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from django.db import (
     Error,
@@ -18,13 +18,14 @@ from django.db import (
 from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
-from . import books, limits, retries, signals
+from . import books, policies, signals
 from .exceptions import BackgroundTaskError, InvalidTaskError, traceback_text
+from .limits import SettingError
 from .models import Task
 from .outages import is_passing
+from .policies import Policy
 from .proxy import P, R, TaskProxy, default_name, may_replace
 from .schedule import ScheduleForm, TaskSchedule
-from .settings import app_settings
 from .signals import broadcast
 
 # Upstream's names, wherever they are defined by now.
@@ -41,6 +42,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+# Seconds to wait after a failed try.
+Waits = float | timedelta | Sequence[float | timedelta]
 
 
 class DBTaskRunner:
@@ -65,6 +69,7 @@ class DBTaskRunner:
         repeat: int | None = None,
         repeat_until: datetime | None = None,
         remove_existing_tasks: bool = False,
+        max_run_time: float | None = None,
     ) -> Task | None:
         """Save a task and return it, or None if `action` found one that waits.
 
@@ -89,6 +94,7 @@ class DBTaskRunner:
             )
             if action != TaskSchedule.SCHEDULE and _exists(task, action, queue):
                 return None
+            task.max_run_time = max_run_time
             task.save()
         signals.task_created.send(sender=self.__class__, task=task)
         return task
@@ -155,6 +161,18 @@ def _exists(task: Task, action: int, queue: str | None) -> bool:
     return False
 
 
+def _classes(errors: Any) -> tuple[type[BaseException], ...]:
+    """Return exceptions as a tuple; raise SettingError for what is none."""
+    classes = errors if isinstance(errors, tuple) else (errors,)
+    for one in classes:
+        if not (isinstance(one, type) and issubclass(one, BaseException)):
+            raise SettingError(
+                f"dont_retry_on of @background has {one!r}: it must be an exception "
+                "class, or a tuple of them"
+            )
+    return classes
+
+
 class Tasks:
     """A registry of tasks by name."""
 
@@ -174,7 +192,14 @@ class Tasks:
         remove_existing_tasks: bool = False,
         *,
         max_run_time: float | timedelta | None = None,
+        stall_timeout: float | timedelta | None = None,
         memory_limit: int | str | None = None,
+        hard_memory: bool | None = None,
+        on_timeout: Literal["retry", "fail"] | None = None,
+        on_memory: Literal["retry", "fail"] | None = None,
+        max_attempts: int | None = None,
+        backoff: Waits | None = None,
+        dont_retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
     ) -> Callable[[Callable[P, R]], TaskProxy[P, R]]: ...
 
     def background(
@@ -185,18 +210,40 @@ class Tasks:
         remove_existing_tasks: bool = False,
         *,
         max_run_time: float | timedelta | None = None,
+        stall_timeout: float | timedelta | None = None,
         memory_limit: int | str | None = None,
+        hard_memory: bool | None = None,
+        on_timeout: Literal["retry", "fail"] | None = None,
+        on_memory: Literal["retry", "fail"] | None = None,
+        max_attempts: int | None = None,
+        backoff: Waits | None = None,
+        dont_retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
     ) -> Any:
         """Turn a function, or any callable, into a task; with or without arguments.
 
         `name` defaults to the function's module and name; `schedule` is what a call
-        does not say itself (see `TaskSchedule.create`). `max_run_time` (seconds or a
-        timedelta) and `memory_limit` (bytes or a text like "512M") limit each try
-        under a supervisor. Raises BackgroundTaskError if another function has the name,
-        and SettingError (a ValueError) for a limit that cannot be.
+        does not say itself (see `TaskSchedule.create`). Under a supervisor each try is
+        limited: `max_run_time` and `stall_timeout`, without any progress, are seconds
+        or a timedelta, `memory_limit` is bytes or a text like "512M"; with
+        `hard_memory` more of it raises MemoryError. `on_timeout` and `on_memory` say
+        whether what is stopped is tried again. `max_attempts`, `backoff` (seconds, or a
+        list of them for one try after the other) and `dont_retry_on` (exceptions) are
+        about failed tries. Raises BackgroundTaskError if another function has the name,
+        and SettingError (a ValueError) for what cannot be.
         """
         if callable(name):
             return self.background()(name)
+        policy = Policy(
+            max_run_time=max_run_time,
+            stall_timeout=stall_timeout,
+            memory_limit=memory_limit,
+            hard_memory=hard_memory,
+            on_timeout=on_timeout,
+            on_memory=on_memory,
+            max_attempts=max_attempts,
+            backoff=backoff,
+            dont_retry_on=_classes(dont_retry_on),
+        )
 
         def decorate(function: Callable[P, R]) -> TaskProxy[P, R]:
             proxy = TaskProxy(
@@ -206,8 +253,7 @@ class Tasks:
                 queue,
                 remove_existing_tasks,
                 self._runner,
-                max_run_time=max_run_time,
-                memory_limit=memory_limit,
+                policy=policy,
             )
             self._register(proxy)
             return proxy
@@ -244,10 +290,10 @@ class Tasks:
                 f"{former.task_function!r} and {proxy.task_function!r}. "
                 f"Give one of them another with @background(name=...)."
             )
-        limits.check_decorator(
-            proxy.name,
-            {"max_run_time": proxy.max_run_time, "memory_limit": proxy.memory_limit},
-        )
+        try:
+            policies.declare(proxy.name, proxy.policy.said())
+        except SettingError as error:
+            raise SettingError(f"Task {proxy.name}: {error}") from None
         self._tasks[proxy.name] = proxy
 
 
@@ -332,8 +378,7 @@ def _record_failure(
 
 
 def _is_final(task: Task, error: BaseException) -> bool:
-    most = app_settings.BACKGROUND_TASK_MAX_ATTEMPTS
-    is_last = retries.exhausted(task.attempts + 1, most)
+    is_last = task.attempts + 1 >= policies.max_attempts(task.task_name)
     return is_last or isinstance(error, InvalidTaskError)
 
 

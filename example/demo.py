@@ -30,7 +30,7 @@ from watch import misbehaving, tasks  # noqa: E402
 from watch.certificates import read_bundle  # noqa: E402
 from watch.models import Certificate, Subprocess  # noqa: E402
 
-from background_task.models import CompletedTask, Task  # noqa: E402
+from background_task.models import Attempt, CompletedTask, Task  # noqa: E402
 
 DATABASE = Path(settings.DATABASES["default"]["NAME"])
 LOG = DATABASE.with_name("demo.log")
@@ -88,6 +88,7 @@ def demo() -> int:
     took = time.monotonic() - started
     findings = check_everything(scheduled, process.returncode, took)
     show_findings(findings)
+    show_evidence()
     show_numbers(took)
     show_what_expires_first()
     return conclude(findings)
@@ -293,6 +294,30 @@ def show_findings(findings: list[Finding]) -> None:
     for it in findings:
         mark = green("ok") if it.ok else red("NO")
         print(f"{mark}  {it.what:24} {it.expected:32} {it.found}")
+
+
+def show_evidence() -> None:
+    """Show what was kept of each that failed: output, stack, memory, CPU."""
+    print(bold("\nWhat is known of those that failed (background_task.models.Attempt)"))
+    for attempt in Attempt.objects.exclude(outcome=Attempt.Outcome.SUCCEEDED):
+        name = attempt.task_name.rpartition(".")[2]
+        peak = "?" if attempt.peak_memory is None else f"{attempt.peak_memory >> 20}"
+        print(
+            f"{name}: {attempt.get_outcome_display()} after {attempt.duration:.1f} s, "
+            f"{attempt.cpu_seconds or 0:.2f} s of CPU, at most {peak} MiB, "
+            f"exit code {attempt.exit_code}"
+        )
+        for line in attempt.output.splitlines()[-2:]:
+            print(dim(f"    printed  {line}"))
+        for line in stack_of(attempt):
+            print(dim(f"    was in   {line}"))
+
+
+def stack_of(attempt: Attempt) -> list[str]:
+    """Return the innermost frames of the project's own code."""
+    frames = [line.strip() for line in attempt.stack.splitlines() if "File " in line]
+    own = [f for f in frames if "/watch/" in f]
+    return [re.sub(r'".*/(watch/[^"]*)"', r"\1", f)[len("File ") :] for f in own[:2]]
 
 
 def show_numbers(took: float) -> None:

@@ -91,7 +91,9 @@ class Announcer:
         logger.error("Announcing the end of %s tries has to wait: %s", self._given, why)
 
     def _follow(self, child: Child) -> None:
-        while self._announced < min(child.progress or 0, self._given):
+        while self._announced < min(
+            child.progress.done if child.progress else 0, self._given
+        ):
             self._news.popleft()
             self._announced += 1
             child.prolong()

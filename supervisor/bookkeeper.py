@@ -17,9 +17,9 @@ from .aide import Aide
 from .channel import Channel, Message
 from .desk import Desk
 from .entry import named
+from .evidence import Ended
 from .job import Project
 from .logrelay import LogRelay
-from .outcome import Outcome, to_message
 from .processes import TITLE
 from .queue import Queue, Runner
 
@@ -60,13 +60,13 @@ class Bookkeeper(Aide):
             self.heard_at = clock.now()
         return messages
 
-    def ended(self, claim: str, outcome: Outcome, *, at_once: bool) -> None:
+    def ended(self, claim: str, ended: Ended, *, at_once: bool) -> None:
         """Have the end of a try recorded; `turn` or `refused` answers.
 
         Not `at_once`: others may be waited for, to be written with it.
         """
-        said = to_message(outcome)
-        self.channel.send("ended", claim=claim, outcome=said, at_once=at_once)
+        said = ended.to_message()
+        self.channel.send("ended", claim=claim, ended=said, at_once=at_once)
 
     def want(self, n: int, *, at_once: bool) -> None:
         """Give credit for `n` more jobs; not `at_once`: there are some to start."""

@@ -4,10 +4,13 @@ import logging
 import math
 import os
 import signal
+import time
 from dataclasses import dataclass
+from typing import Any
 
 from . import clock, memory, processes
 from .channel import Channel, Message
+from .evidence import Evidence
 from .job import Job
 from .outcome import (
     Crashed,
@@ -18,6 +21,7 @@ from .outcome import (
     Succeeded,
     TimedOut,
 )
+from .witness import STACK_SIGNAL, Witness
 
 logger = logging.getLogger("background_task.supervisor")
 
@@ -26,10 +30,38 @@ _GROWING_ON = 1.25
 # When the cheap sum is over the limit and the verdict is not, when to look again: by
 # what part of the limit the sum has grown, or after how many seconds.
 _GROWN, _WEIGH_EVERY = 0.1, 1.0
+_GROWN_UNLIMITED = 16 * 1024**2  # bytes, of one without a limit
+_UNLIMITED_EVERY = 1.0  # seconds between two looks at what has no limit
+
+# Seconds that a process which is to be killed at once has to write its stack down.
+_LAST_LOOK = 0.02
+
+MEMORY_EVERY = 0.1  # seconds between two looks at what has a limit
+
+_MOST_SESSIONS = 20  # that are ended when a process is stopped: the last ones
 
 LONGEST_REST = 60.0  # seconds that a process waits for another job
 
 _REASONS = {TimedOut: "time", OutOfMemory: "memory", Released: "release"}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is, by its own words."""
+
+    done: int
+    total: int | None = None
+    message: str = ""
+
+    @classmethod
+    def of(cls, done: int, message: Message) -> "Progress":
+        total = message.get("total")
+        text = str(message.get("message", ""))
+        return cls(done, total if isinstance(total, int) else None, text)
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, float) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +72,8 @@ class Report:
     at: float
     error: str = ""
     permanent: bool = False
+    memory_error: bool = False
+    cpu: float | None = None  # seconds
 
 
 class Child:
@@ -58,10 +92,13 @@ class Child:
         *,
         run: int = 1,
         more: bool = False,
+        witness: Witness | None = None,
+        folder: str | None = None,
     ) -> None:
         """`number` names the process to the launcher; the timeout is in seconds.
 
         It is the process's `run`th job; `more` may follow, if it is fit for them.
+        The `witness` is taken over; `folder` is for its temporary files.
         """
         self.number = number
         self.run = run
@@ -71,7 +108,13 @@ class Child:
         self.pid: int | None = None
         self.begun: float | None = None
         self.report: Report | None = None
-        self.progress: int | None = None  # as it says itself
+        self.progress: Progress | None = None  # as it says itself
+        self.told_progress: Progress | None = None  # what is in the books of it
+        self.moved_at: float | None = None  # when it last said so
+        self.sessions: list[dict[str, Any]] = []  # elsewhere, which outlive it
+        self.peak: int | None = None  # bytes, of its whole tree
+        self.witness = witness
+        self.evidence = Evidence()  # once it is over
         self.stopping: Outcome | None = None  # why we asked it to stop
         self.deadline: float | None = now + start_timeout  # of what it does now
         self.kill_at: float | None = None
@@ -80,16 +123,22 @@ class Child:
         self.gone = False
         self.out_of_reach = False  # it has become another user's, and goes on
         self._more = more
-        self._signalled = False
+        self._signalled = self._tells_its_stack = False
         self._pidfd: int | None = None
+        self._looked_at = -math.inf  # at what it holds
         self._weighed = 0, -math.inf  # the cheap sum and when, at the last verdict
+        self._ended_at: float | None = None
+        self._cpu: float | None = None
+        self._oom: str = ""  # what is known of who has killed it
         self._stopped_at: float | None = None
         self._exitcode: int | None = None
         self._start_text = (
             f"it had not begun after {start_timeout:g} s "
             "(BACKGROUND_TASK_START_TIMEOUT)"
         )
-        channel.send("job", job=job.to_message(), more=more)
+        fds = [] if witness is None else witness.ends()
+        self.folder = folder
+        channel.send("job", fds=fds, job=job.to_message(), more=more, folder=folder)
 
     def __str__(self) -> str:
         return str(self.job)
@@ -103,17 +152,23 @@ class Child:
         """Take in what the process says of itself."""
         match message:
             case {"kind": "begun", "at": float(at)} if self.begun is None:
-                self.begun = self._moment(at, now)
+                self._tells_its_stack = message.get("stack") is True
+                self.begun = self.moved_at = self._moment(at, now)
                 seconds = self.job.limits.seconds
                 self.deadline = None if seconds is None else self.begun + seconds
             case {"kind": "progress", "done": int(done)}:
-                self.progress = done
+                self.progress = Progress.of(done, message)
+                self.moved_at = now
+            case {"kind": "session", "session": dict(session)}:
+                self.sessions = [*self.sessions[-_MOST_SESSIONS:], session]
             case {"kind": "report", "verdict": str(verdict), "at": float(at)}:
                 self.report = Report(
                     verdict,
                     self._moment(at, now),
                     str(message.get("error", "")),
                     message.get("permanent") is True,
+                    message.get("memory_error") is True,
+                    _number(message.get("cpu")),
                 )
                 self.deadline = None
                 self._insist_by(now + self.job.limits.grace)
@@ -128,14 +183,32 @@ class Child:
             self.dismiss(now)
             return
         self.over = self.idle = True
+        self._ended_at = now
         self.kill_at, self.deadline = None, now + LONGEST_REST
 
-    def hand(self, job: Job, now: float, start_timeout: float, more: bool) -> "Child":
+    def hand(
+        self,
+        job: Job,
+        now: float,
+        start_timeout: float,
+        *,
+        more: bool,
+        witness: Witness | None = None,
+        folder: str | None = None,
+    ) -> "Child":
         """Hand another job to the process, which is idle; return the child of that."""
-        run = self.run + 1
         child = Child(
-            self.number, job, self.channel, now, start_timeout, run=run, more=more
+            self.number,
+            job,
+            self.channel,
+            now,
+            start_timeout,
+            run=self.run + 1,
+            more=more,
+            witness=witness,
+            folder=folder,
         )
+        child.sessions = self.sessions
         child.pid, child._pidfd, self._pidfd = self.pid, self._pidfd, None
         self.idle = False
         return child
@@ -172,10 +245,23 @@ class Child:
         if self.deadline is not None and self.job.limits.seconds is not None:
             self.deadline = clock.now() + self.job.limits.seconds
 
+    @property
+    def stalls_at(self) -> float | None:
+        """When is it stopped unless it tells of progress before? None: never."""
+        stall = self.job.limits.stall
+        works = self.report is None and self.stopping is None and not self.over
+        if stall is None or self.moved_at is None or not works:
+            return None
+        return self.moved_at + stall
+
     def enforce_time(self, now: float) -> None:
         """Ask it to stop at its deadline; kill it when its grace has run out."""
         if self.deadline is not None and now >= self.deadline:
             self._over_time(now)
+        if (stalls_at := self.stalls_at) is not None and now >= stalls_at:
+            limits, final = self.job.limits, self.job.limits.timeout_is_final
+            assert limits.stall is not None, "there is a moment of it"
+            self.stop(TimedOut(limits.stall, limits.stall_name, True, final), now)
         if self.kill_at is not None and now >= self.kill_at:
             self.kill()
 
@@ -186,34 +272,59 @@ class Child:
         elif self.begun is None:
             self.stop(Crashed(None, while_starting=True, text=self._start_text), now)
         elif limits.seconds is not None:
-            self.stop(TimedOut(limits.seconds, limits.seconds_name), now)
+            final = limits.timeout_is_final
+            why = TimedOut(limits.seconds, limits.seconds_name, permanent=final)
+            self.stop(why, now)
 
     @property
-    def watches_memory(self) -> bool:
-        return (
-            self.job.limits.memory is not None
-            and self.begun is not None
-            and self.report is None
-            and self.pid is not None
-        )
+    def look_at(self) -> float | None:
+        """When is it to be seen next what it holds? None: never."""
+        if self.begun is None or self.report is not None or self.pid is None:
+            return None
+        if self.job.limits.memory is not None:
+            return self._looked_at + MEMORY_EVERY
+        return max(self._looked_at, self.begun) + _UNLIMITED_EVERY
 
     def enforce_memory(self, now: float, template: int | None) -> None:
         """Ask it to stop when its tree holds too much; kill one that grows on.
 
         `template` is the pid of the process that it was forked from, if it was.
         """
+        self._looked_at = now
         limits = self.job.limits
-        if self.pid is None or limits.memory is None or self.gone:
+        if self.pid is None or self.gone:
             return
         sum_of_all = memory.of_tree(self.pid)
-        if sum_of_all <= limits.memory or not self._is_to_be_weighed(sum_of_all, now):
+        if not self._is_to_be_weighed(sum_of_all, now):
             return
         self._weighed = sum_of_all, now
         used = memory.own_of_tree(self.pid, template)
-        if used > limits.memory:
-            self.stop(OutOfMemory(used, limits.memory, limits.memory_name), now)
+        self.peak = max(used, self.peak or 0)
+        if limits.memory is None or used <= limits.memory:
+            return
+        self.out_of_memory(used, limits.memory, limits.memory_name, now)
         if used > limits.memory * _GROWING_ON:
-            self.kill()
+            self._insist_by(now + _LAST_LOOK)
+
+    def out_of_memory(self, used: int, limit: int, name: str, now: float) -> None:
+        """Ask it to stop, since it holds so much."""
+        final = self.job.limits.memory_is_final
+        self.stop(OutOfMemory(used, limit, name, final), now)
+
+    def give_way(self, used: int, held: int, limit: int, now: float) -> None:
+        """Stop at once: it holds the most in a container that is nearly full."""
+        final = self.job.limits.memory_is_final
+        name = "the container's memory limit"
+        self.peak = max(used, self.peak or 0)
+        self.stop(
+            OutOfMemory(used, limit, name, final, container_held=held),
+            now,
+            kill_at=now + _LAST_LOOK,
+        )
+
+    def weigh(self, template: int | None) -> int:
+        """Return how many bytes its tree holds of its own; costs a long look."""
+        return 0 if self.pid is None else memory.own_of_tree(self.pid, template)
 
     def holds_less(self, size: float, template: int | None) -> bool:
         """Does its tree hold less than `size` bytes? See `enforce_memory`."""
@@ -222,10 +333,16 @@ class Child:
         return memory.own_of_tree(self.pid, template) < size
 
     def _is_to_be_weighed(self, sum_of_all: int, now: float) -> bool:
-        """Has the cheap sum grown, or some time gone by, since the costly look?"""
-        limit = self.job.limits.memory or 0
-        grown = sum_of_all - self._weighed[0] >= limit * _GROWN
-        return grown or now - self._weighed[1] >= _WEIGH_EVERY
+        """Has the cheap sum grown since the costly look, or is that long ago?
+
+        Below the limit the costly look is for the peak alone, and can wait for growth.
+        """
+        limit = self.job.limits.memory
+        step = _GROWN_UNLIMITED if limit is None else limit * _GROWN
+        if sum_of_all - self._weighed[0] >= step:
+            return True
+        over = limit is not None and sum_of_all > limit
+        return over and now - self._weighed[1] >= _WEIGH_EVERY
 
     def stop(self, why: Outcome, now: float, kill_at: float | None = None) -> None:
         """Ask it to stop; insist after the grace, or at `kill_at` if that is sooner.
@@ -246,6 +363,8 @@ class Child:
             self.kill()  # nothing of the user's task has run that could unwind
             return
         self.channel.send("stop", reason=_REASONS[type(why)], text=str(why))
+        if self._tells_its_stack and not isinstance(why, Released):
+            self._signal(STACK_SIGNAL)
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -265,14 +384,58 @@ class Child:
                 self.pid,
             )
 
-    def ended(self, exitcode: int | None) -> None:
-        """It is dead and its tree is swept; None: nobody could see how it died."""
-        self._exitcode = exitcode
+    def ended(
+        self,
+        exitcode: int | None,
+        *,
+        cpu: float | None = None,
+        peak: int | None = None,
+        killed_by: str = "",
+    ) -> None:
+        """It is dead and its tree is swept; None: nobody could see how it died.
+
+        It took `cpu` seconds; `peak` bytes were resident, if it was too short to be
+        looked at. `killed_by` is what is known of who has killed it.
+        """
+        self._exitcode, self._oom = exitcode, killed_by
+        self._cpu = cpu
+        self.peak = peak if self.peak is None else self.peak
+        self._ended_at = self._ended_at or clock.now()
         self.gone = self.over = True
         self.idle = False
         self.deadline = self.kill_at = None
 
+    def testify(self) -> None:
+        """Its try is over, and all of its output has been read: keep what is known."""
+        self.evidence = self._gather()
+        if self.witness is not None:
+            if self.report is None and self.stopping is None:
+                self.witness.hand_on_stack()
+            self.witness.close()
+            self.witness = None
+
+    def _gather(self) -> Evidence:
+        now, epoch = clock.now(), time.time()
+        over = self._ended_at if self.report is None else self.report.at
+        cpu = self._cpu
+        if cpu is None and self.report is not None:
+            cpu = self.report.cpu
+        return Evidence(
+            started=None if self.begun is None else epoch - (now - self.begun),
+            ended=epoch - (now - (over or now)),
+            pid=self.pid,
+            exitcode=self._exitcode,
+            cpu=cpu,
+            peak=self.peak,
+            output="" if self.witness is None else self.witness.output.text(),
+            output_size=0 if self.witness is None else self.witness.output.size,
+            stack="" if self.witness is None else self.witness.stack(),
+        )
+
     def close(self) -> None:
+        if self.witness is not None:
+            self.witness.close()
+            self.witness = None
         self.channel.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
@@ -292,12 +455,27 @@ class Child:
         if report is None and draining and self._was_stopped_unbegun():
             return Released("the runner was stopped before it began")
         if report is None:
-            return Crashed(self._exitcode, while_starting=self.begun is None)
+            starting = self.begun is None
+            return Crashed(self._exitcode, starting, self._oom)
         if report.verdict == "unprepared":
             return Released(f"the project cannot be set up: {report.error}")
         if report.verdict == "stopped" and draining:
             return Released("the runner was stopped")
+        limits = self.job.limits
+        if report.memory_error and limits.hard_memory and limits.memory is not None:
+            return OutOfMemory(
+                self.peak or limits.memory,
+                limits.memory,
+                limits.memory_name,
+                limits.memory_is_final,
+                report.error,
+            )
         return Failed(report.error, report.permanent)
+
+    def left_sessions(self) -> list[dict[str, Any]]:
+        """Return what it has left behind elsewhere, since it was stopped or died."""
+        unwound = self.report is not None and self.stopping is None
+        return [] if unwound else self.sessions
 
     def _was_stopped_unbegun(self) -> bool:
         """Did a signal to everybody end it before anything of the task had run?"""

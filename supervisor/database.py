@@ -6,21 +6,23 @@ and `AppConfig.ready`: no task and no receiver of a model's signals.
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, assert_never
 
+from django.conf import settings
 from django.db import Error, connections, models, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.db.models import signals as model_signals
 from django.utils import timezone
 
-from background_task import __version__, execution
+from background_task import __version__, execution, policies, sessions
 from background_task.limits import LimitRules, SettingError
 from background_task.outages import is_busy, is_passing
 
 from . import clock, processes
+from .evidence import Ended
 from .job import Job, Limits
 from .outcome import (
     Cancelled,
@@ -60,11 +62,11 @@ class DatabaseQueue:
         execution.set_up(environment)
         _silence_model_signals()
         from background_task import books, claims, leases, wakeups
-        from background_task.models import CompletedTask, Task
+        from background_task.models import Attempt, CompletedTask, Task
         from background_task.models import Runner as RunnerRow
 
         self._books, self._claims, self._leases = books, claims, leases
-        self._models = Task, CompletedTask, RunnerRow
+        self._models = Task, CompletedTask, Attempt, RunnerRow
         self._tasks_logger = logging.getLogger("background_task.tasks")
         self._runner = runner
         self._lease: float = arguments["lease"]
@@ -105,19 +107,20 @@ class DatabaseQueue:
                 )
 
     def _prepare(self, sender: Any, connection: Any, **kwargs: Any) -> None:
-        """Have a new connection not wait long, plan as claims need it, and listen."""
+        """Have a new connection not wait long; the queue's also plans and listens."""
+        is_ours = connection.alias == self._alias
+        plans = self._claims.SESSION.get(connection.vendor, ()) if is_ours else ()
         with connection.cursor() as cursor:
-            for statement in (
-                *_session_limits(connection, self._lease / 3),
-                *self._claims.SESSION.get(connection.vendor, ()),
-            ):
+            for statement in (*_session_limits(connection, self._lease / 3), *plans):
                 cursor.execute(statement)
-        self._listener.prepare(connection)
+        if is_ours:
+            self._listener.prepare(connection)
 
     def know(self, tasks: Mapping[str, Any]) -> None:
         from background_task.settings import app_settings
 
-        overrides = app_settings.BACKGROUND_TASK_OVERRIDES
+        overrides = self._overrides = app_settings.BACKGROUND_TASK_OVERRIDES
+        self._decorators = dict(tasks)
         self._limits = {}
         self._named_queues = {decorator["queue"] for decorator in tasks.values()}
         for name, decorator in tasks.items():
@@ -126,6 +129,12 @@ class DatabaseQueue:
             except SettingError as error:
                 raise QueueUnusable(f"Task {name}: {error}") from error
             self._limits[name] = Limits(**limits)
+            policies.declare(name, decorator)
+        self.admit((), None)
+
+    def admit(self, avoided: Collection[str], only: str | None) -> None:
+        names = list(self._limits) if only is None else [only]
+        self._claimed_names = [name for name in names if name not in avoided]
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -141,13 +150,26 @@ class DatabaseQueue:
         with self._translated():
             try:
                 tasks = self._claims.claim(
-                    self._runner.id, list(self._limits), self._queues, n, running
+                    self._runner.id, self._claimed_names, self._queues, n, running
                 )
             except self._leases.LeaseLost as error:
                 raise QueueUnavailable(str(error)) from error
         return [self._job(task) for task in tasks]
 
-    def record(self, endings: Mapping[str, Outcome]) -> None:
+    def end_sessions(self, left: Iterable[Mapping[str, Any]]) -> None:
+        for session in left:
+            if sessions.end_session(session):
+                self._tasks_logger.info("Ended a stopped task's session: %s", session)
+            if session.get("alias") != self._alias:
+                connections[session["alias"]].close()
+        self._forget_broken_connection()
+
+    def progress(self, told: Mapping[str, Sequence[Any]]) -> None:
+        with self.transaction():
+            for claim, (done, total, message) in told.items():
+                self._books.note_progress(self._parse(claim), done, total, message)
+
+    def record(self, endings: Mapping[str, Ended]) -> None:
         by_claim = {self._parse(claim): end for claim, end in endings.items()}
         with self._translated():
             self._record(by_claim)
@@ -167,7 +189,7 @@ class DatabaseQueue:
 
     def may_be_due(self) -> bool:
         with self._translated():
-            return self._claims.may_be_due(list(self._limits), self._queues)
+            return self._claims.may_be_due(self._claimed_names, self._queues)
 
     def fileno(self) -> int | None:
         return self._listener.fileno()
@@ -255,10 +277,23 @@ class DatabaseQueue:
                 "name": task.task_name,
                 "params": task.task_params,
                 "title": str(task),
+                "attempt": task.attempts + 1,
             },
             claim=_claim_text(task.pk, task.locked_at),
-            limits=self._limits[task.task_name],
+            limits=self._limits_of(task),
         )
+
+    def _limits_of(self, task: Any) -> Limits:
+        if task.max_run_time is None:
+            return self._limits[task.task_name]
+        name, call = task.task_name, {"max_run_time": task.max_run_time}
+        override = self._overrides.get(name, {})
+        try:
+            limits = self._rules.limits(self._decorators[name], override, call)
+        except SettingError as error:  # not by a call: it would have been refused
+            self._tasks_logger.warning("Task %s: %s", task.with_id(), error)
+            return self._limits[name]
+        return Limits(**limits)
 
     def _parse(self, claim: str) -> Any:
         pk, _, locked_at = claim.partition("@")
@@ -267,34 +302,62 @@ class DatabaseQueue:
 
     # Outcomes
 
-    def _record(self, endings: Mapping[Any, Outcome]) -> None:
+    def _record(self, endings: Mapping[Any, Ended]) -> None:
         """Carry outcomes over into the rows; a fenced claim changes nothing."""
-        given_back = {c: o for c, o in endings.items() if isinstance(o, Released)}
+        given_back = {
+            claim: ended.outcome
+            for claim, ended in endings.items()
+            if isinstance(ended.outcome, Released)
+        }
         if given_back:
             for claim, task in self._books.release_all(given_back).items():
                 self._log_release(task, given_back[claim])
-        ended = {c: o for c, o in endings.items() if c not in given_back}
-        entries = self._books.record([self._ending(*item) for item in ended.items()])
-        for outcome, entry in zip(ended.values(), entries, strict=True):
+        over = {c: ended for c, ended in endings.items() if c not in given_back}
+        entries = self._books.record([self._ending(*item) for item in over.items()])
+        for ended, entry in zip(over.values(), entries, strict=True):
             if entry is not None:
-                self._tell(entry, outcome)
-                self._announce(entry, _ERRORS.get(type(outcome)))
+                self._tell(entry, ended.outcome)
+                self._announce(entry, _ERRORS.get(type(ended.outcome)))
 
-    def _ending(self, claim: Any, outcome: Outcome) -> Any:
+    def _ending(self, claim: Any, ended: Ended) -> Any:
+        outcome = ended.outcome
+        evidence = self._evidence(ended)
         Ending, text = self._books.Ending, str(outcome)
         match outcome:
             case Succeeded():
-                return Ending(claim)
-            case Failed(permanent=permanent):
-                return Ending(claim, text, permanent)
+                return Ending(claim, evidence=evidence)
+            case (
+                Failed(permanent=permanent)
+                | TimedOut(permanent=permanent)
+                | OutOfMemory(permanent=permanent)
+            ):
+                return Ending(claim, text, permanent, evidence)
             case Cancelled():
-                return Ending(claim, text, permanent=True)
-            case TimedOut() | OutOfMemory() | Crashed() | Lost():
-                return Ending(claim, text)
+                return Ending(claim, text, True, evidence)
+            case Crashed() | Lost():
+                return Ending(claim, text, False, evidence)
             case Released():
                 raise AssertionError("it is given back, and has no ending")
             case _:
                 assert_never(outcome)
+
+    def _evidence(self, ended: Ended) -> dict[str, Any]:
+        """Return what is known of a try, as columns of `Attempt`."""
+        known = ended.evidence
+        return {
+            "outcome": type(ended.outcome).__name__,
+            "started_at": _moment(known.started),
+            "ended_at": _moment(known.ended) or timezone.now(),
+            "host": self._runner.host[:255],
+            "runner_id": self._runner.id,
+            "pid": known.pid,
+            "exit_code": known.exitcode,
+            "peak_memory": known.peak,
+            "cpu_seconds": known.cpu,
+            "output": known.output,
+            "output_size": known.output_size,
+            "stack": known.stack,
+        }
 
     def _announce(self, entry: Any, error: str | None) -> None:
         """Have it announced, once it is committed; see `execution.announce`."""
@@ -344,7 +407,7 @@ class DatabaseQueue:
             held = self._books.held_by(owner, skip_locked=True)
             claims = [claim for claim in held if claim not in self._left_alone]
             if claims:
-                self._record(dict.fromkeys(claims, lost))
+                self._record(dict.fromkeys(claims, Ended(lost)))
             row.delete()
         return len(claims)
 
@@ -360,7 +423,7 @@ class DatabaseQueue:
         """Record it as lost, else abandon it, else leave it alone from now on."""
         try:
             with transaction.atomic(using=self._alias):
-                self._record({claim: lost})
+                self._record({claim: Ended(lost)})
             return True
         except Exception as error:
             if is_passing(self._connection, error):
@@ -382,7 +445,7 @@ class DatabaseQueue:
 
     def _rescue_from_strangers(self) -> int:
         """Rows that are locked by what is no number and no runner: nobody has them."""
-        Task, _, _ = self._models
+        Task = self._models[0]
         known = self._rows().filter(pk=models.OuterRef("locked_by"))
         owners = (
             Task.objects.using(self._alias)
@@ -396,7 +459,7 @@ class DatabaseQueue:
         return sum(self._lose(owner, "its runner is unknown") for owner in strangers)
 
     def _rows(self) -> Any:
-        _, _, RunnerRow = self._models
+        RunnerRow = self._models[-1]
         return RunnerRow._base_manager.using(self._alias)
 
     @contextlib.contextmanager
@@ -422,6 +485,14 @@ class DatabaseQueue:
 def _claim_text(pk: int, locked_at: datetime | None) -> str:
     """Return a claim as text; NULL, which we never write, stands for no moment."""
     return f"{pk}@{'' if locked_at is None else locked_at.isoformat()}"
+
+
+def _moment(epoch: float | None) -> datetime | None:
+    """Return a moment as `timezone.now()` would have told it."""
+    if epoch is None:
+        return None
+    moment = datetime.fromtimestamp(epoch, tz=UTC)
+    return moment if settings.USE_TZ else timezone.make_naive(moment)
 
 
 def look_for_columns(model: type[models.Model], alias: str) -> None:

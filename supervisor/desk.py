@@ -12,8 +12,9 @@ from typing import Any
 
 from . import clock
 from .channel import Channel, Message, wait
+from .evidence import Ended
 from .job import Job
-from .outcome import Failed, Lost, Outcome, Released, Succeeded, from_message
+from .outcome import Failed, Lost, Released, Succeeded
 from .queue import Queue, QueueBusy, QueueUnavailable, QueueUnusable
 
 logger = logging.getLogger("background_task.supervisor")
@@ -67,15 +68,17 @@ class Desk:
         self._leaving = False
         self._draining = False
         self._pauses = False  # between two claims
+        self._progress: dict[str, list[Any]] = {}  # that is to be written
         self._rests_until = 0.0
         self._credits = 0
         self._held: set[str] = set()
-        self._ended: dict[str, Outcome] = {}
+        self._ended: dict[str, Ended] = {}
         self._busy: dict[str, float] = {}  # of these: until when it is left alone
         self._let_go: set[str] = set()
-        self._refused: dict[str, tuple[Outcome, str]] = {}  # what end, and why
+        self._refused: dict[str, tuple[Ended, str]] = {}  # what end, and why
         self._swept: list[str] = []
         self._dry = False  # has nothing come up since that was said?
+        self._waits_for_memory = False  # does what may be due?
         self._any_dead = True  # in this place, and not yet rescued
         self._rounds_after = _ROUNDS_EVERY
         self._told_of: set[str] = set()
@@ -119,6 +122,7 @@ class Desk:
             self._renew()
         if self._rounds_at <= clock.now() or self._swept:
             self._look_after_others()
+        self._write_progress()
         if self._write_at <= clock.now() or self._wants_to_claim():
             self._write_and_claim()
         self._try_the_busy()
@@ -144,7 +148,8 @@ class Desk:
         """
         try:
             for claim in self._queue.strays(self._held):
-                self._record_alone(claim, Released("claimed, and never started"))
+                given_back = Released("claimed, and never started")
+                self._record_alone(claim, Ended(given_back))
             for claim in sorted(self._let_go):
                 if self._settled(claim):
                     self._let_go.remove(claim)
@@ -159,26 +164,27 @@ class Desk:
         It is lost. If that is refused too, or if it succeeded and must not run again
         for it, its task is abandoned.
         """
-        outcome, why = self._refused.get(claim, (None, "it was refused"))
+        nothing = Ended(Lost("")), "it was refused"
+        ended, why = self._refused.get(claim, nothing)
         lost = Lost(f"its end could not be recorded: {why}")
         text = str(lost)
-        if isinstance(outcome, Succeeded):
+        if isinstance(ended.outcome, Succeeded):
             text = f"It succeeded, but that could not be recorded: {why}"
-        elif not self._record_alone(claim, lost):
+        elif not self._record_alone(claim, replace(ended, outcome=lost)):
             return True
         return not self._alone(claim, self._queue.abandon, text)
 
-    def _record_alone(self, claim: str, outcome: Outcome) -> str:
+    def _record_alone(self, claim: str, ended: Ended) -> str:
         """Record it as it is, else with a text of plain ASCII; return why it failed."""
         why = ""
-        for version in dict.fromkeys((outcome, _plain(outcome))):
+        for version in dict.fromkeys((ended, _plain(ended))):
             why = self._alone(claim, self._record_one, version)
             if not why:
                 break
         return why
 
-    def _record_one(self, claim: str, outcome: Outcome) -> None:
-        self._queue.record({claim: outcome})
+    def _record_one(self, claim: str, ended: Ended) -> None:
+        self._queue.record({claim: ended})
 
     def _alone(self, claim: str, write: Callable[[str, Any], None], what: Any) -> str:
         """Write about one try alone, since a poisoned row must not stop the rest.
@@ -251,6 +257,18 @@ class Desk:
         allowed = self._briefed and not self._draining and self._credits > 0
         return allowed and clock.now() >= self._rests_until
 
+    def _write_progress(self) -> None:
+        """Write how far tries are; what can't be written is told anew soon enough."""
+        news = {c: told for c, told in self._progress.items() if c in self._held}
+        self._progress.clear()
+        if news:
+            try:
+                self._queue.progress(news)
+            except QueueUnavailable:
+                raise
+            except Exception:
+                logger.exception("Writing the progress of %s tries failed", len(news))
+
     def _write_and_claim(self) -> None:
         ended = {c: end for c, end in self._ended.items() if c not in self._busy}
         wanted = self._credits if self._may_claim() else 0
@@ -269,7 +287,9 @@ class Desk:
         if len(jobs) < wanted:
             self._found_too_few(dry=not jobs)
 
-    def _transaction(self, ended: dict[str, Outcome], wanted: int) -> list[Job]:
+    def _transaction(self, ended: dict[str, Ended], wanted: int) -> list[Job]:
+        for one in ended.values():
+            self._queue.end_sessions(one.sessions)
         with self._queue.transaction():
             if ended:
                 self._queue.record(ended)
@@ -305,23 +325,23 @@ class Desk:
             news=news if self._announce else [],
         )
 
-    def _record_one_by_one(self, ended: dict[str, Outcome]) -> None:
+    def _record_one_by_one(self, ended: dict[str, Ended]) -> None:
         """One poisoned outcome, or one row that is in use, must not stop the rest.
 
         Waiting for rows must not keep the lease from being renewed.
         """
-        for claim, outcome in ended.items():
+        for claim, one in ended.items():
             if self._renew_at <= clock.now():
                 return
             try:
-                why = self._record_alone(claim, outcome)
+                why = self._record_alone(claim, one)
             except QueueBusy as error:
                 self._is_busy(claim, error)
                 continue
             if why:
                 del self._ended[claim]
                 self._busy.pop(claim, None)
-                self._refused[claim] = outcome, why
+                self._refused[claim] = one, why
                 self._channel.send("refused", claim=claim)
             else:
                 self._committed([claim], [])
@@ -358,7 +378,7 @@ class Desk:
         if not self._dry and self._rounds_after == _ROUNDS_EVERY:  # else they fail
             self._look_after_others()
         self._dry = True
-        self._tell(dry=not self._any_dead)
+        self._tell(dry=not self._any_dead and not self._waits_for_memory)
 
     def _tell_of_the_unknown(self) -> None:
         """Warn, once for each, of due tasks that nobody here can run.
@@ -429,7 +449,7 @@ class Desk:
     def _next_turn(self) -> float:
         if self._available is False:
             return self._retry_at
-        if self._swept:
+        if self._swept or self._progress:
             return 0.0
         moments = [self._renew_at, self._rounds_at, self._write_at]
         moments += self._busy.values()
@@ -451,10 +471,16 @@ class Desk:
                 self._credits += n
                 if not at_once:
                     self._poll_at = max(self._poll_at, clock.now() + _FLUSH)
-            case {"kind": "ended", "claim": str(claim), "outcome": dict(outcome)}:
-                self._ended[claim] = from_message(outcome)
+            case {"kind": "ended", "claim": str(claim), "ended": dict(ended)}:
+                self._ended[claim] = Ended.from_message(ended)
                 patience = 0.0 if message["at_once"] else _FLUSH
                 self._write_at = min(self._write_at, clock.now() + patience)
+            case {"kind": "admit", "avoided": list(avoided)}:
+                self._queue.admit(avoided, message["only"])
+                self._waits_for_memory = bool(avoided)
+                self._soon()
+            case {"kind": "progress", "tries": dict(tries)}:
+                self._progress |= tries
             case {"kind": "let_go", "claim": str(claim)}:
                 self._let_go.add(claim)
                 self._renew_at = 0.0
@@ -487,7 +513,7 @@ class Desk:
             return
         try:
             with self._queue.transaction():
-                given_back = Released("claimed, and never started")
+                given_back = Ended(Released("claimed, and never started"))
                 if strays := self._queue.strays(()):
                     self._queue.record(dict.fromkeys(strays, given_back))
             self._queue.close()
@@ -495,11 +521,19 @@ class Desk:
             logger.warning("The runner could not sign off: %s", error)
 
 
-def _plain(outcome: Outcome) -> Outcome:
-    if not isinstance(outcome, Failed):
-        return outcome
-    text = outcome.error.encode("ascii", "backslashreplace").decode()
-    return replace(outcome, error="".join(c for c in text if c >= " " or c in "\n\t"))
+def _plain(ended: Ended) -> Ended:
+    """Return the same in plain ASCII."""
+    outcome, known = ended.outcome, ended.evidence
+    if isinstance(outcome, Failed):
+        outcome = replace(outcome, error=_plain_text(outcome.error))
+    output, stack = _plain_text(known.output), _plain_text(known.stack)
+    known = replace(known, output=output, stack=stack)
+    return replace(ended, outcome=outcome, evidence=known)
+
+
+def _plain_text(text: str) -> str:
+    text = text.encode("ascii", "backslashreplace").decode()
+    return "".join(c for c in text if c >= " " or c in "\n\t")
 
 
 def _is_away(error: Exception) -> bool:

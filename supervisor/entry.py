@@ -19,9 +19,11 @@ from typing import Any, NoReturn
 
 from setproctitle import setproctitle
 
-from . import clock, processes, resources, spawning
+from . import clock, processes, resources, spawning, witness
 from .channel import Channel, wait
+from .evidence import cleaned
 from .job import Job, Project
+from .sandbox import Sandbox
 from .surroundings import Surroundings
 
 LONGEST_TEXT = 65_536  # characters of an error that are kept
@@ -46,11 +48,20 @@ class Context:
         self.stop_with: Callable[[str, str], BaseException] = _stopped
         # Called before a process leaves of which `more` was said.
         self.leave_with: Callable[[], None] = _nothing
+        self.permanent = False  # set: what it raises is not tried again
         self._channel = channel
 
-    def progress(self, done: int) -> None:
+    def progress(self, done: int, total: int | None = None, message: str = "") -> None:
         """Tell the supervisor how much is done."""
-        _say(self._channel, "progress", done=done)
+        _say(self._channel, "progress", done=done, total=total, message=message)
+
+    def session(self, session: dict[str, Any]) -> None:
+        """Tell the supervisor what is to be ended elsewhere if this one is stopped."""
+        _say(self._channel, "session", session=session)
+
+    def now(self) -> float:
+        """Return the moment, on the clock of `deadline`."""
+        return clock.now()
 
 
 def _stopped(reason: str, text: str) -> BaseException:
@@ -137,6 +148,7 @@ class _Jobs:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._pid = os.getpid()
+        self._box = Sandbox()
         self._over = True  # nothing may be raised into what runs now
         self._asked_to_stop = False
         self._is_fit = True  # for another job
@@ -144,9 +156,14 @@ class _Jobs:
         self._surroundings: Surroundings | None = None  # of the first of several
         os.register_at_fork(after_in_child=self._leave_to_parent)
 
-    def run(self, job: Job, more: bool) -> int:
-        """Run a job and report; return the exit code."""
+    def run(self, job: Job, more: bool, fds: list[int], folder: str | None) -> int:
+        """Run a job and report; return the exit code.
+
+        `more` may follow. The `fds` are for its output and its stack, the `folder` is
+        for its temporary files.
+        """
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        self._box.take(job, fds, folder)
         if more and self._surroundings is None:
             self._surroundings = Surroundings()
         setproctitle(f"{processes.TITLE} {job.title}")
@@ -155,7 +172,7 @@ class _Jobs:
         deadline = None if seconds is None else began + seconds
         context = self._context = Context(job, deadline, self._channel, more=more)
         signal.signal(signal.SIGTERM, self._on_term)
-        _say(self._channel, "begun", at=began)
+        _say(self._channel, "begun", at=began, stack=self._box.tells_its_stack)
         try:
             self._over = False
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -200,13 +217,18 @@ class _Jobs:
         self._report(
             "stopped" if self._asked_to_stop else "failed",
             error=text_of(error),
-            permanent=getattr(error, "permanent", False) is True,
+            permanent=self._is_permanent(error),
+            memory_error=isinstance(error, MemoryError),
         )
         return 1
 
+    def _is_permanent(self, error: BaseException) -> bool:
+        assert self._context is not None, "a job has run"
+        return self._context.permanent or getattr(error, "permanent", False) is True
+
     def _report(self, verdict: str, **fields: Any) -> None:
         if os.getpid() == self._pid:  # and no fork, which came here by returning
-            _report(self._channel, verdict, **fields)
+            _report(self._channel, verdict, cpu=self._box.cpu(), **fields)
 
     def _leave_to_parent(self) -> None:
         """Have no part in the try. Runs in a process that the task has forked."""
@@ -232,6 +254,7 @@ def _begin(title: str) -> None:
     spawning.begin({signal.SIGTERM})
     resources.restore_files()
     processes.adopt_orphans()
+    witness.write_lines_at_once()
     setproctitle(f"{processes.TITLE} {title}")
 
 
@@ -248,13 +271,15 @@ def named(dotted: str) -> Callable[..., Any]:
     return function
 
 
-def _take_job(channel: Channel) -> tuple[Job, bool] | None:
-    """Wait for a job; return it and if more may follow, or None if there is none."""
+def _take_job(channel: Channel) -> tuple[Job, bool, list[int], str | None] | None:
+    """Wait for a job; return what `_Jobs.run` takes, or None if there is none."""
     while True:
         for message in channel.receive():
             match message:
                 case {"kind": "job", "job": dict(job)}:
-                    return Job.from_message(job), message.get("more") is True
+                    more = message.get("more") is True
+                    place = message.get("fds", []), message.get("folder")
+                    return Job.from_message(job), more, *place
                 case {"kind": "leave"}:
                     return None
         if channel.ended:
@@ -289,17 +314,13 @@ def text_of(error: BaseException) -> str:
     return _bounded(text)
 
 
-def _cleaned(text: str) -> str:
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
-
-
 def _bounded(text: str) -> str:
     if len(text) <= LONGEST_TEXT:
-        text = _cleaned(text)
+        text = cleaned(text)
     if len(text) <= LONGEST_TEXT:
         return text
     half = LONGEST_TEXT // 2
-    head, tail = _cleaned(text[:half])[:half], _cleaned(text[-half:])[-half:]
+    head, tail = cleaned(text[:half])[:half], cleaned(text[-half:])[-half:]
     return f"{head}\n[... {len(text) - 2 * half} characters ...]\n{tail}"
 
 

@@ -10,9 +10,15 @@ class Limits:
 
     seconds: float | None = None
     seconds_name: str = "MAX_RUN_TIME"
+    stall: float | None = None  # seconds without any progress
+    stall_name: str = "stall_timeout"
     memory: int | None = None  # bytes
     memory_name: str = "BACKGROUND_TASK_MEMORY_LIMIT"
+    hard_memory: bool = False  # allocating more raises MemoryError
+    timeout_is_final: bool = False  # what is stopped by time is not tried again
+    memory_is_final: bool = False  # nor what is stopped by memory
     grace: float = 5.0  # seconds between the request to stop and the kill
+    nice: int = 0  # what the process adds to its niceness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,7 @@ def launch(end: socket.socket, project: Project, method: str) -> None:
     """Be the launcher. Runs in its process."""
     spawning.begin()
     processes.adopt_orphans()
+    resources.dump_no_core()
     setproctitle(f"{processes.TITLE} launcher ({method})")
     with contextlib.closing(Channel(end)) as channel:
         if method == Template.method:
@@ -235,7 +236,7 @@ class _Launch:
                 number=number,
                 status=os.waitstatus_to_exitcode(status),
                 cpu=usage.ru_utime + usage.ru_stime,
-                peak=usage.ru_maxrss * 1024,
+                peak=max(0, usage.ru_maxrss * 1024 - self._form.inherited()),
             )
         self._dead.clear()
 

@@ -2,17 +2,16 @@
 
 import contextlib
 import logging
-import os
 import queue
-import select
 import threading
 from logging.handlers import QueueHandler
 from types import TracebackType
 from typing import Self
 
+from .output import write_in_pieces
+
 _ROOM = 10_000  # records
 _LAST_WAIT = 2.0  # seconds for what is still to be written at the end
-_LOOK_EVERY = 0.2  # seconds, whether it is time to leave
 
 
 class LogRelay:
@@ -66,22 +65,8 @@ class LogRelay:
             handler.handle(record)
         elif handler.filter(record):
             line = handler.format(record) + logging.StreamHandler.terminator
-            self._write_in_pieces(stream, line.encode(errors="backslashreplace"))
-
-    def _write_in_pieces(self, stream: int, line: bytes) -> None:
-        """Write only what there is room for; give up when we leave before it is all.
-
-        A thread that hangs in a write holds locks without which the interpreter cannot
-        exit. What `poll` calls writable takes a piece of this size without waiting.
-        """
-        poll = select.poll()
-        poll.register(stream, select.POLLOUT)
-        for start in range(0, len(line), select.PIPE_BUF):
-            while not poll.poll(_LOOK_EVERY * 1000):
-                if self._leaving:
-                    return
-            with contextlib.suppress(OSError):  # nobody is left to read it
-                os.write(stream, line[start : start + select.PIPE_BUF])
+            data = line.encode(errors="backslashreplace")
+            write_in_pieces(stream, data, lambda: self._leaving)
 
     def _destinations(self) -> list[logging.Handler]:
         handlers = list(self._handlers)

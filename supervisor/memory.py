@@ -1,7 +1,5 @@
 """What does a process tree hold of its own?"""
 
-import psutil
-
 from . import processes
 
 _COUNTED = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
@@ -27,16 +25,18 @@ def own_of_tree(pid: int, template: int | None) -> int:
     """
     if template is None:
         return of_tree(pid)
-    total = 0
+    total = forks = 0
+    inherited = _share_of_heap(template)
     for one in processes.tree(pid):
         shares = _shares(one)
         if shares is None:
             total += of_process(one)
             continue
         total += shares["Pss_Anon"] + shares["Pss_Shmem"] + shares["SwapPss"]
-        if processes.is_unexecuted_fork(one):
-            total -= (_shares(template) or {}).get("Pss_Anon", 0)
-    return max(0, total)
+        forks += processes.is_unexecuted_fork(one)
+    # Each fork elsewhere makes the shares of all smaller: with one that came in between
+    # a task would seem to hold what it has inherited.
+    return max(0, total - forks * max(inherited, _share_of_heap(template)))
 
 
 def of_process(pid: int) -> int:
@@ -45,10 +45,14 @@ def of_process(pid: int) -> int:
         with open(f"/proc/{pid}/status", "rb") as file:
             lines = file.read().splitlines()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return _resident(pid)
+        return processes.resident(pid)  # where there is no /proc
     return sum(
         int(line.split()[1]) * 1024 for line in lines if line.startswith(_COUNTED)
     )
+
+
+def _share_of_heap(pid: int) -> int:
+    return (_shares(pid) or {}).get("Pss_Anon", 0)
 
 
 def _shares(pid: int) -> dict[str, int] | None:
@@ -60,11 +64,3 @@ def _shares(pid: int) -> dict[str, int] | None:
         return None
     sizes = (line.split() for line in lines)
     return {name.rstrip(":"): int(size) * 1024 for name, size, _ in sizes}
-
-
-def _resident(pid: int) -> int:
-    """Return the resident memory where there is no /proc; 0 for a dead process."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0

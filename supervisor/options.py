@@ -29,4 +29,6 @@ class Options:
     grace: float = 5.0
     start_timeout: float = 60.0
     lease: float = 30.0
+    memory: int | None = None  # bytes: the limit of a task that has none of its own
+    memory_budget: int | None = None  # bytes: what running tasks' limits may add up to
     announcer: Limits = field(default_factory=lambda: ANNOUNCER)

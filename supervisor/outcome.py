@@ -37,20 +37,41 @@ class TimedOut:
 
     seconds: float
     limit_name: str
+    stalled: bool = False  # it had not told of any progress for so long
+    permanent: bool = False
 
     def __str__(self) -> str:
-        return f"Stopped after {self.seconds:g} s ({self.limit_name})"
+        how = "no progress for" if self.stalled else "after"
+        comma = ": " if self.stalled else " "
+        return f"Stopped{comma}{how} {self.seconds:g} s ({self.limit_name})"
 
 
 @dataclass(frozen=True, slots=True)
 class OutOfMemory:
-    """It was stopped at its memory limit; both figures are bytes of its whole tree."""
+    """It was stopped at its memory limit; both figures are bytes of its whole tree.
+
+    With an `error` it has stopped itself, by a MemoryError at a hard limit. With a
+    `container_held` it was the largest when its container, whose limit it is, was
+    nearly full.
+    """
 
     used: int
     limit: int
     limit_name: str
+    permanent: bool = False
+    error: str = ""
+    container_held: int = 0
 
     def __str__(self) -> str:
+        if self.container_held:
+            return (
+                f"Stopped at {self.used / MIB:.0f} MiB of memory, the most of all "
+                f"tasks, when the container held {self.container_held / MIB:.0f} MiB "
+                f"of the {size_text(self.limit)} that it may ({self.limit_name})"
+            )
+        if self.error:
+            limit = f"{size_text(self.limit)} ({self.limit_name})"
+            return f"MemoryError at the hard limit of {limit}\n{self.error}"
         return (
             f"Stopped at {self.used / MIB:.0f} MiB of memory: over the limit of "
             f"{size_text(self.limit)} ({self.limit_name})"

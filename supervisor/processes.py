@@ -124,6 +124,14 @@ def threads(pid: int) -> int:
         return 0
 
 
+def resident(pid: int) -> int:
+    """Return the resident bytes of a process, shared and mapped ones too; 0: gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
 def is_unexecuted_fork(pid: int) -> bool:
     """Was it forked, and has it executed no other program since?"""
     fields = _stat(pid)

@@ -1,12 +1,12 @@
 """What must a queue be able to do, so that the bookkeeper can keep its books?"""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .evidence import Ended
 from .job import Job
-from .outcome import Outcome
 
 
 class QueueUnavailable(Exception):
@@ -45,6 +45,9 @@ class Queue(Protocol):
     def know(self, tasks: Mapping[str, Any]) -> None:
         """Learn which tasks this runner can run, with what their decorators say."""
 
+    def admit(self, avoided: Collection[str], only: str | None) -> None:
+        """Claim no job of the names to be avoided, or of this one name only."""
+
     def transaction(self) -> AbstractContextManager[None]: ...
 
     def renew(self) -> bool:
@@ -56,11 +59,17 @@ class Queue(Protocol):
         None that one of the claims in `held` is a try of, whatever the queue says.
         """
 
-    def record(self, endings: Mapping[str, Outcome]) -> None:
+    def record(self, endings: Mapping[str, Ended]) -> None:
         """Write how tries ended, by claim; one that is no longer held changes nothing.
 
         An ending that is refused undoes the others of its transaction.
         """
+
+    def end_sessions(self, sessions: Iterable[Mapping[str, Any]]) -> None:
+        """End what stopped tries have left behind elsewhere; raises nothing."""
+
+    def progress(self, told: Mapping[str, Sequence[Any]]) -> None:
+        """Write how far tries are, by claim: done, in all or None, and in words."""
 
     def abandon(self, claim: str, text: str) -> None:
         """Have a task never run again: its try's end can't be recorded otherwise."""

@@ -10,7 +10,8 @@ from .options import OptionError
 # What a task's process finds as the soft RLIMIT_NOFILE, if ours was raised.
 _FORMER = "BACKGROUND_TASK_OPEN_FILES"
 
-_PER_SLOT = 3  # a channel; then a pidfd, or the two pipes of a spawned process
+# A channel, the output, the stack; then a pidfd, or the two pipes of a spawned process.
+_PER_SLOT = 5
 _OTHERS = 64  # the aides, the log, what the project and Python open now and then
 
 
@@ -48,6 +49,18 @@ def restore_files() -> None:
     if former := os.environ.get(_FORMER):
         _, hard = _limits()
         _set(int(former), hard)
+
+
+def dump_no_core() -> None:
+    """Have no process that is started from here write a core file when it crashes.
+
+    The container's disk would fill with what was a task's memory.
+    """
+    import resource
+
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 def fill_standard_streams() -> None:

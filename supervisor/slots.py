@@ -1,16 +1,22 @@
 """What runs right now? The children, each watched, limited and heard out."""
 
+import contextlib
+import signal
 from collections.abc import Iterator
+from typing import Self
 
 from . import clock
 from .aide import Backoff
 from .channel import Channel, pair
 from .child import Child
+from .container import Container
+from .folders import Folders
 from .job import Job
 from .launcher import Launcher
+from .output import Relay
 from .watch import Watch
+from .witness import Witness
 
-_MEMORY_EVERY = 0.1  # seconds between two looks at what the children hold
 _HELD_BEFORE = 0.5  # of a job's memory limit: the most that an idle process may hold
 _CHUNK, _LONGEST_LINE = 1 << 18, 1 << 20  # bytes: per child and pass, and of a message
 
@@ -27,6 +33,7 @@ class Slots:
         watch: Watch,
         start_timeout: float,
         tasks_per_process: int = 1,
+        container: Container | None = None,
     ) -> None:
         """`start_timeout` is in seconds: from the start to the task's first moment.
 
@@ -37,10 +44,23 @@ class Slots:
         self._watch = watch
         self._start_timeout = start_timeout
         self._tasks_per_process = tasks_per_process
+        self._container = container or Container()
+        self._oom_kills = self._container.oom_kills()
+        self._relay, self._folders = Relay(1), Folders()
         self._children: dict[int, Child] = {}  # by number
-        self._numbers = 0
+        self._numbers = self._jobs = 0
         self._slowed_by = 0  # the last child that was started before the last failure
-        self._memory_at = 0.0
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._relay)
+            stack.enter_context(self._folders)
+            stack.callback(self._close)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
 
     def __len__(self) -> int:
         return len(self._children)
@@ -86,22 +106,48 @@ class Slots:
         return None
 
     def _hand(self, former: Child, job: Job) -> Child:
-        more = self._may_follow(former.run + 1, job)
-        return former.hand(job, clock.now(), self._start_timeout, more)
+        if former.witness is not None:
+            self._hear_testimony(former)
+        more, witness = self._may_follow(former.run + 1, job), self._witness()
+        return former.hand(
+            job,
+            clock.now(),
+            self._start_timeout,
+            more=more,
+            witness=witness,
+            folder=self._folder(),
+        )
+
+    def _folder(self) -> str | None:
+        self._jobs += 1
+        return self._folders.make(str(self._jobs))
+
+    def _witness(self) -> Witness:
+        """Raises OSError when no descriptors are to be had."""
+        witness = Witness(self._relay)
+        try:
+            self._watch.listen(witness.output)
+        except OSError:
+            witness.close()
+            raise
+        return witness
 
     def _may_follow(self, run: int, job: Job) -> bool:
         return job.id is not None and run < self._tasks_per_process
 
     def _begin(self, job: Job) -> Child:
         """Have a process started for a job."""
-        ours, theirs = pair()
-        channel = Channel(ours, _LONGEST_LINE)
+        witness = self._witness()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._undo_witness, witness)
+            ours, theirs = pair()
+            undo.callback(theirs.close)
+            channel = undo.enter_context(
+                contextlib.closing(Channel(ours, _LONGEST_LINE))
+            )
+            self._watch.add(channel)
+            undo.pop_all()
         with theirs:
-            try:
-                self._watch.add(channel)
-            except OSError:
-                channel.close()
-                raise
             self._numbers += 1
             self._launcher.start_child(self._numbers, theirs.detach())
         return Child(
@@ -111,7 +157,13 @@ class Slots:
             clock.now(),
             self._start_timeout,
             more=self._may_follow(1, job),
+            witness=witness,
+            folder=self._folder(),
         )
+
+    def _undo_witness(self, witness: Witness) -> None:
+        self._watch.ignore(witness.output)
+        witness.close()
 
     def dismiss_idle(self, *, for_good: bool = False) -> None:
         """Have the idle leave; `for_good`: nor shall others be idle from now on."""
@@ -139,11 +191,14 @@ class Slots:
 
     def _hear(self, child: Child) -> bool:
         """Take in a bounded amount of what it says; return whether it has begun."""
+        self._read_output(child)
         if child.channel.ended:
             return False
         waiting = child.begun is None
         for message in child.channel.receive(most=_CHUNK):
             child.heed(message, clock.now())
+        if child.idle and child.witness is not None:  # it has flushed its output
+            self._hear_testimony(child)
         if child.idle and self._tasks_per_process == 1:
             child.dismiss(clock.now())
         if child.channel.ended:  # an alarm clock only: the exit status is believed
@@ -155,14 +210,57 @@ class Slots:
             self.backoff.succeeded()
         return has_begun
 
-    def gone(self, number: int, exitcode: int | None) -> None:
-        """A child is dead and swept; None: nobody could see how it died."""
+    def _read_output(self, child: Child) -> None:
+        if child.witness is not None:
+            child.witness.output.read(_CHUNK)
+            if child.witness.output.ended:
+                self._watch.ignore(child.witness.output)
+
+    def _hear_testimony(self, child: Child) -> None:
+        self._read_output(child)
+        if child.witness is not None:
+            self._watch.ignore(child.witness.output)
+        child.testify()
+        if child.folder is not None:
+            self._folders.remove(child.folder)
+
+    def gone(
+        self,
+        number: int,
+        exitcode: int | None,
+        *,
+        cpu: float | None = None,
+        peak: int | None = None,
+    ) -> None:
+        """A child is dead and swept; None: nobody could see how it died.
+
+        It took `cpu` seconds, and `peak` bytes were resident beyond its template's.
+        """
         child = self._children.pop(number)
         for _ in range(_LONGEST_LINE // _CHUNK + 1):
             self._hear(child)  # its last words
+        killer = self._killer() if exitcode == -signal.SIGKILL else ""
+        if not child.over:
+            child.ended(exitcode, cpu=cpu, peak=peak, killed_by=killer)
+            self._hear_testimony(child)
         child.ended(exitcode)
         self._watch.forget(child.channel)
         child.close()
+
+    def _killer(self) -> str:
+        """Say whether the kernel has killed a process of this container for memory."""
+        former, self._oom_kills = self._oom_kills, self._container.oom_kills()
+        if former is None or self._oom_kills is None:
+            return ""
+        if self._oom_kills > former:
+            return (
+                "the kernel killed the process by SIGKILL: the container was out of "
+                f"memory (oom_kill {former} -> {self._oom_kills})"
+            )
+        return (
+            "the process was killed by SIGKILL, neither by its supervisor nor, as far "
+            "as its control group tells, by the kernel for want of memory"
+        )
 
     def all_gone(self) -> None:
         """All are dead and swept, with the launcher that could have seen how."""
@@ -173,11 +271,8 @@ class Slots:
         """Stop what has run out of time or memory; kill what did not heed it."""
         for child in self._children.values():
             child.enforce_time(now)
-        if now >= self._memory_at:
-            self._memory_at = now + _MEMORY_EVERY
-            for child in self._children.values():
-                if child.watches_memory:
-                    child.enforce_memory(now, self._launcher.template_pid)
+            if child.look_at is not None and now >= child.look_at:
+                child.enforce_memory(now, self._launcher.template_pid)
 
     def never_came(self, now: float) -> list[Child]:
         """Return those of which the launcher will never say that they have started.
@@ -197,11 +292,10 @@ class Slots:
         for child in self._children.values():
             if child.deadline is not None:
                 yield child.deadline
-            if child.kill_at is not None:
-                yield child.kill_at
-        if any(child.watches_memory for child in self._children.values()):
-            yield self._memory_at
+            for moment in (child.kill_at, child.stalls_at, child.look_at):
+                if moment is not None:
+                    yield moment
 
-    def close(self) -> None:
+    def _close(self) -> None:
         for child in self._children.values():
             child.close()

@@ -68,6 +68,10 @@ class Spawner:
         """Return how many bytes more there are to be inherited than at first: none."""
         return 0
 
+    def inherited(self) -> int:
+        """Return how many resident bytes a process has from its first moment: none."""
+        return 0
+
     def close(self) -> None:
         if self._discovery is not None:
             self._discovery.close()

@@ -17,11 +17,14 @@ from typing import Any
 from setproctitle import getproctitle, setproctitle
 
 from . import clock, lease, processes, resources, sweeper
+from .admission import Admission, warn_of_too_much
 from .aide import Aide
 from .announcer import Announcer
 from .bookkeeper import Bookkeeper
 from .channel import Message
 from .child import Child
+from .container import Container
+from .guard import Guard
 from .job import Job
 from .launcher import Launcher
 from .lease import Lease
@@ -31,7 +34,7 @@ from .outcome import Released
 from .queue import Runner
 from .slots import Slots
 from .sweeper import Sweeper
-from .tries import Tries
+from .tries import Tries, Try
 from .wakeups import Wakeups
 from .watch import Watch
 from .window import Window
@@ -47,6 +50,7 @@ _NEVER = math.inf
 _LAST_RECORD = 5.0  # seconds for what is still to be written at the end
 _TEMPLATE_MAY_GROW = 128 * 1024**2  # bytes
 _PING_EVERY, _PING_TIMEOUT = 2.0, 10.0
+_PROGRESS_EVERY = 1.0
 _PROVEN = 30.0  # seconds of life after which a bookkeeper's death is not its last's
 _UNPREPARED_IN_A_ROW = 3
 _LONGEST_WAIT = 1.0  # seconds for a slot, of what was claimed ahead
@@ -75,7 +79,7 @@ class Supervisor:
         self._unavailable = False
         self._unprepared = 0  # in a row
         self._died_unready = 0  # launchers, in a row
-        self._ping_at = self._enforced_at = 0.0
+        self._ping_at = self._enforced_at = self._progress_at = 0.0
         self._title = ""
         self._told: set[str] = set()
         self._leave_by: float | None = None
@@ -98,6 +102,7 @@ class Supervisor:
                 with self._reserve:
                     self._enforce_limits()
                     self._sweep()
+                self._tell_progress()
                 self._hand_in_outcomes()
                 self._announce()
                 self._start_claimed_jobs()
@@ -111,22 +116,27 @@ class Supervisor:
         """Have wake-ups, a log that cannot block and both aides; end them all."""
         title, former_mark = getproctitle(), os.environ.get(processes.MARK)
         self._sweeper = Sweeper()
+        self._container = Container()
+        self._guard = Guard(self._container)
+        self._admission = Admission(self.options.memory_budget)
         resources.fill_standard_streams()
         with (
             resources.files_for(self.options.workers),
             Wakeups(_heeded()) as self._wakeups,
             LogRelay("background_task"),
             Watch() as self._watch,
-            contextlib.closing(resources.Reserve()) as self._reserve,
-        ):
-            self._watch.add_bell(self._wakeups)
-            self._slots = Slots(
+            Slots(
                 self.launcher,
                 self._watch,
                 self.options.start_timeout,
                 self.options.tasks_per_process,
-            )
+                self._container,
+            ) as self._slots,
+            contextlib.closing(resources.Reserve()) as self._reserve,
+        ):
+            self._watch.listen(self._wakeups)
             self.announcer = self._new_announcer()
+            warn_of_too_much(self.options.workers, self.options.memory, self._container)
             self._become_runner()
             processes.adopt_orphans(True)
             self._began_at = clock.now()
@@ -198,6 +208,7 @@ class Supervisor:
                 announce=self.announcer is not None,
             )
             self.bookkeeper.channel.send("pace", pauses=self._pauses)
+            self._admission.tell_again()
             if self.stopping is not None:
                 self.bookkeeper.channel.send("drain")
 
@@ -221,7 +232,6 @@ class Supervisor:
         launcher_left = self.launcher.close(_PING_TIMEOUT) and not self._clearing
         self.bookkeeper.close(0.0 if self.tries else _LAST_RECORD)
         self._sweeper.finish(self.runner.id, launcher_left)
-        self._slots.close()
 
     # Waiting
 
@@ -233,7 +243,11 @@ class Supervisor:
             moments.append(start)
         if self.tries.running():
             moments += [self._lease.stop_at, self._lease.kill_at]
+            if (look_at := self._guard.look_at) is not None:
+                moments.append(look_at)
             moments += [] if self.stopping is None else [self.stopping]
+        if self.tries.untold_progress():
+            moments.append(self._progress_at)
         if self._sweeper.busy or self._clearing:
             moments.append(clock.now() + sweeper.EVERY)
         if (since := self.tries.waiting_since()) is not None:
@@ -404,12 +418,31 @@ class Supervisor:
     def _hand_in_outcomes(self) -> None:
         for child in self.tries.sum_up(draining=self.stopping is not None):
             self._learn_from(child)
+        self._tell_what_fits()
         if self.tries.give_back(clock.now() - _LONGEST_WAIT):
             self._window.reset()
         if self.bookkeeper.up:
             at_once = not self.tries.waiting()
-            for claim, outcome in self.tries.hand_in():
-                self.bookkeeper.ended(claim, outcome, at_once=at_once)
+            for claim, ended in self.tries.hand_in():
+                self.bookkeeper.ended(claim, ended, at_once=at_once)
+
+    def _tell_progress(self) -> None:
+        """Have it written how far tries are, once a second at most."""
+        if clock.now() < self._progress_at or not self.bookkeeper.up:
+            return
+        if untold := self.tries.untold_progress():
+            self._progress_at = clock.now() + _PROGRESS_EVERY
+            tries = {c: [p.done, p.total, p.message] for c, p in untold.items()}
+            self.bookkeeper.channel.send("progress", tries=tries)
+            self.tries.progress_told(untold)
+
+    def _tell_what_fits(self) -> None:
+        """Have nothing claimed that there is no memory for."""
+        if not self.bookkeeper.up or self._tasks is None:
+            return
+        if news := self._admission.news(self.tries.running()):
+            avoided, only = news
+            self.bookkeeper.channel.send("admit", avoided=avoided, only=only)
 
     def _announce(self) -> None:
         if self.announcer:
@@ -485,7 +518,9 @@ class Supervisor:
                     message["cpu"],
                     message["peak"],
                 )
-                self._slots.gone(number, status)
+                self._slots.gone(
+                    number, status, cpu=message["cpu"], peak=message["peak"]
+                )
             case {"kind": "survivors", "processes": list(survivors)}:
                 sweeper.tell(survivors)
             case {"kind": "unstarted", "number": int(number), "error": str(error)}:
@@ -522,15 +557,26 @@ class Supervisor:
     def _start_claimed_jobs(self) -> None:
         if self.stopping is not None or not self.launcher.ready or self._clearing:
             return
-        if self._lease.trusted and clock.now() >= self._slots.backoff.until:
-            free = max(0, self.options.workers - len(self.tries.running()))
-            for attempt in self.tries.waiting()[:free]:
-                try:
-                    attempt.child = self._slots.start(attempt.job)
-                except OSError as error:
-                    why = resources.explained(error)
-                    attempt.outcome = self._not_started(None, why)
-                    return
+        if not self._lease.trusted or clock.now() < self._slots.backoff.until:
+            return
+        free = max(0, self.options.workers - len(self.tries.running()))
+        refused = False
+        for attempt in self.tries.waiting()[:free]:
+            running = self.tries.running()
+            attempt.outcome = self._admission.refusal(attempt.job, running)
+            refused = refused or attempt.outcome is not None
+            if attempt.outcome is None and not self._start(attempt):
+                break
+        if refused:
+            self._hand_in_outcomes()  # what it is about may change by then
+
+    def _start(self, attempt: Try) -> bool:
+        """Have a process for a try; return False if none can be had."""
+        try:
+            attempt.child = self._slots.start(attempt.job)
+        except OSError as error:
+            attempt.outcome = self._not_started(None, resources.explained(error))
+        return attempt.outcome is None
 
     def _hear_children(self) -> None:
         if self._slots.hear():
@@ -544,6 +590,7 @@ class Supervisor:
         self._slots.enforce_limits(now)
         for child in self._slots.never_came(now):
             self._unstarted(child, "the launcher has lost it")
+        self._guard.step(now, self.tries.running(), self.launcher.template_pid)
         if self.stopping is not None and now >= self.stopping:
             self.tries.stop("the runner was stopped")
         if now >= self._lease.stop_at:

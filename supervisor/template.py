@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import psutil
 
-from . import entry, memory, processes, spawning
+from . import entry, memory, processes, spawning, witness
 from .channel import Channel, pair
 from .job import Project
 from .wakeups import Wakeups
@@ -42,6 +42,7 @@ class Template:
         self._spares: deque[tuple[int, Channel]] = deque()
         # What the project's imports have started is nobody's orphan.
         self._companions = processes.children(os.getpid())
+        witness.write_lines_at_once()
         self._heap = memory.of_process(os.getpid())
         gc.collect()
         gc.freeze()  # so that a collection in a child copies no pages of ours
@@ -104,6 +105,10 @@ class Template:
     def grown_by(self) -> int:
         """Return how many bytes more its heap has than when it began to fork."""
         return memory.of_process(os.getpid()) - self._heap
+
+    def inherited(self) -> int:
+        """Return how many resident bytes a process has from its first moment."""
+        return processes.resident(os.getpid())
 
     def _fork_spare(self) -> None:
         ours, theirs = pair()

@@ -1,10 +1,11 @@
 """What is held: claimed, and not yet known to be in the books?"""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import clock
-from .child import Child
+from .child import Child, Progress
+from .evidence import Ended, Evidence
 from .job import Job
 from .outcome import Outcome, Released
 
@@ -19,6 +20,7 @@ class Try:
     claimed: float  # when it was heard of
     child: Child | None = None
     outcome: Outcome | None = None
+    evidence: Evidence = field(default_factory=Evidence)
     handed_in: bool = False
     let_go: bool = False
 
@@ -95,12 +97,31 @@ class Tries:
                 attempt.outcome = Released("the runner was stopped before it began")
             elif attempt.child is not None and attempt.child.over:
                 attempt.outcome = attempt.child.outcome(draining=draining)
+                attempt.evidence = attempt.child.evidence
                 yield attempt.child
 
     def running(self) -> list[Child]:
         """Return the processes of those that are not over."""
         children = (a.child for a in self._tries.values() if a.outcome is None)
         return [child for child in children if child is not None]
+
+    def untold_progress(self) -> dict[str, Progress]:
+        """Return, by claim, how far those are that have moved since it was told."""
+        running = {c: a.child for c, a in self._tries.items() if a.outcome is None}
+        return {
+            claim: child.progress
+            for claim, child in running.items()
+            if child is not None
+            and child.progress is not None
+            and child.progress != child.told_progress
+        }
+
+    def progress_told(self, claims: Iterable[str]) -> None:
+        """It was told how far these are."""
+        for claim in claims:
+            child = self._tries[claim].child
+            if child is not None:
+                child.told_progress = child.progress
 
     def left_to_themselves(self) -> bool:
         """Are all processes of those that are not over out of our reach?"""
@@ -111,12 +132,14 @@ class Tries:
         for child in self.running():
             child.stop(Released(why), clock.now(), kill_at)
 
-    def hand_in(self) -> Iterator[tuple[str, Outcome]]:
+    def hand_in(self) -> Iterator[tuple[str, Ended]]:
         """Yield each outcome that has not been handed in, and count it as such."""
         for claim, attempt in self._tries.items():
             if attempt.outcome is not None and not attempt.handed_in:
                 attempt.handed_in = True
-                yield claim, attempt.outcome
+                child = attempt.child
+                sessions = () if child is None else tuple(child.left_sessions())
+                yield claim, Ended(attempt.outcome, attempt.evidence, sessions)
 
     def take_back(self) -> None:
         """Whoever was handed the outcomes is gone: they are to be handed in again."""

@@ -1,11 +1,17 @@
 """How does the loop wait for many channels at once?"""
 
+import contextlib
 import selectors
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from . import clock
 from .channel import Channel
-from .wakeups import Wakeups
+
+
+class HasFileno(Protocol):
+    """What the operating system can wait for."""
+
+    def fileno(self) -> int: ...
 
 
 class Watch:
@@ -21,9 +27,14 @@ class Watch:
     def __exit__(self, *error: Any) -> None:
         self._selector.close()
 
-    def add_bell(self, bell: Wakeups) -> None:
-        """Wake up for what is no channel too."""
-        self._selector.register(bell, selectors.EVENT_READ)
+    def listen(self, file: HasFileno) -> None:
+        """Wake up when there is something to read of what is no channel too."""
+        self._selector.register(file, selectors.EVENT_READ)
+
+    def ignore(self, file: HasFileno) -> None:
+        """Do so no more, before it is closed; a second time is fine."""
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(file)
 
     def add(self, channel: Channel) -> None:
         self._selector.register(channel, selectors.EVENT_READ)

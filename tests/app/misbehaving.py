@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from django.urls import get_urlconf, set_urlconf
 from django.utils import timezone, translation
 
-from background_task import background
+from background_task import background, current_task
 from background_task.exceptions import InvalidTaskError
 from background_task.models import Task
 
@@ -237,3 +237,53 @@ if os.path.exists(os.environ.get("TEST_VANISHING_TASK", "")):
     @background
     def vanish():
         """Known to a runner that started while the file was there, and gone later."""
+
+
+@background(max_attempts=2, backoff=[0, 3600])
+def fail_twice(message):
+    raise ValueError(message)
+
+
+@background(dont_retry_on=(KeyError, ZeroDivisionError))
+def fail_for_good(name):
+    raise {"KeyError": KeyError, "ValueError": ValueError}[name]("as said")
+
+
+@background(max_run_time=0.5, on_timeout="fail")
+def be_late():
+    print("on my way")
+    be_late_in_here()
+
+
+def be_late_in_here():
+    time.sleep(600)
+
+
+@background(stall_timeout=0.5)
+def get_stuck():
+    current_task.progress(1, 3, "the first")
+    be_late_in_here()
+
+
+@background
+def tell_progress(journal, path):
+    """Say how far it is, in the middle of a transaction, until a file appears."""
+    with transaction.atomic(), journaled(journal, repr(current_task)):
+        User.objects.create(username="uncommitted")
+        while not os.path.exists(path):
+            current_task.progress(7, 10, "seven \0 of ten")
+            time.sleep(0.05)
+    write(journal, "left", f"{current_task.time_left():.0f}")
+
+
+@background(max_run_time=1)
+def lock_a_row(journal, pk):
+    """Lock a row, and have the server busy for longer than one may take."""
+    with transaction.atomic(), journaled(journal, "holds"):
+        User.objects.select_for_update().get(pk=pk)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_sleep(600)"
+                if connection.vendor == "postgresql"
+                else "SELECT SLEEP(600)"
+            )

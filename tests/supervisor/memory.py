@@ -8,6 +8,7 @@ runner would. Flag files beside it make the queue fail.
 import contextlib
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 from background_task.supervisor.job import Job, Limits
@@ -41,6 +42,7 @@ class MemoryQueue:
         self._taken_in = 0
         self._uncommitted = None
         self._news = []
+        self.avoided, self.only = [], None
 
     def open(self, *, register):
         if self.unusable:
@@ -74,9 +76,20 @@ class MemoryQueue:
             return []
         return [self._claim(number) for number in self._due()[:n]]
 
+    def admit(self, avoided, only):
+        self.avoided, self.only = avoided, only
+
     def _due(self):
         gates = {number: Path(self.gates.get(str(number), "/")) for number in self.jobs}
-        return [number for number in self.waiting if gates[number].exists()]
+        return [
+            number
+            for number in self.waiting
+            if gates[number].exists() and self._is_admitted(number)
+        ]
+
+    def _is_admitted(self, number):
+        name = self.jobs[number]["target"]
+        return name not in self.avoided and self.only in (None, name)
 
     def _claim(self, number):
         claim = f"{number}:{self.tries[number] + 1}:{self.runner.id}"
@@ -93,10 +106,10 @@ class MemoryQueue:
 
     def record(self, endings):
         self._catch_up()
-        for claim, outcome in endings.items():
-            self._record(claim, outcome)
+        for claim, ended in endings.items():
+            self._record(claim, ended.outcome, ended.evidence)
 
-    def _record(self, claim, outcome):
+    def _record(self, claim, outcome, evidence):
         number, _ = self.claims.get(claim, (None, None))
         if number in [*self.cursed, *self.doomed]:
             raise ValueError(f"Task {number} is cursed")
@@ -104,7 +117,25 @@ class MemoryQueue:
             raise ValueError(f"Task {number} is poisoned")
         if number is not None:
             says, fields = str(outcome), to_message(outcome)
-            self._write(event="recorded", id=number, claim=claim, says=says, **fields)
+            self._write(
+                event="recorded",
+                id=number,
+                claim=claim,
+                says=says,
+                evidence=asdict(evidence),
+                **fields,
+            )
+
+    def end_sessions(self, sessions):
+        for session in sessions:
+            self._write(event="session ended", session=session)
+
+    def progress(self, told):
+        for claim, (done, total, message) in told.items():
+            number, _ = self.claims.get(claim, (None, None))
+            self._write(
+                event="progress", id=number, done=done, total=total, text=message
+            )
 
     def abandon(self, claim, text):
         self._catch_up()

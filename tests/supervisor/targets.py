@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 
@@ -534,3 +535,199 @@ def term_itself_in_passing(args, context):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def print_lines(args, context):
+    """Print to both streams, from Python, from C and from a subprocess."""
+    print("from python")
+    print("to stderr", file=sys.stderr)
+    ctypes.CDLL(None).write(1, b"from c\n", 7)
+    subprocess.run(["echo", "from a subprocess"])
+    sys.stdout.write("without an end")
+
+
+def print_and_die(args, context):
+    print("the last words")
+    segfault(args, context)
+
+
+def print_much(args, context):
+    """Print so many bytes, as lines of 64 or as one."""
+    size, line_end = args
+    os.write(1, b"the first\n")
+    chunk = (b"x" * 63 + line_end.encode()) * 1024
+    for _ in range(size // len(chunk)):
+        left = memoryview(chunk)
+        while left:
+            left = left[os.write(1, left) :]
+    os.write(1, b"the last\n")
+
+
+def print_after_the_report(args, context):
+    """Print when the process leaves, after its report."""
+    import logging
+
+    class Late(logging.Handler):
+        def emit(self, record):
+            pass
+
+        def flush(self):
+            os.write(1, b"late words\n")
+
+    logging.getLogger("late").addHandler(Late())
+
+
+def a_well_known_function(args, context):
+    time.sleep(args[0])
+
+
+def ignore_term_and_sleep(args, context):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    a_well_known_function(args, context)
+
+
+def block_term_and_spin_in_c(args, context):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    pow(3, 10**9)
+
+
+def burn(args, context):
+    until = time.process_time() + args[0]
+    while time.process_time() < until:
+        pass
+
+
+def catch_everything(args, context):
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(600)
+
+
+def hold_memory_and_say(args, context):
+    path, size, seconds = args
+    held = bytearray(size)
+    held[::4096] = b"x" * len(held[::4096])
+    say_pid(path)
+    time.sleep(seconds)
+    del held
+
+
+def grow_for_ever(args, context):
+    held = []
+    while True:
+        held.append(bytearray(b"x" * 2**20))
+
+
+def map_shared_memory(args, context):
+    held = mmap.mmap(-1, args[0])
+    for at in range(0, len(held), 4096):
+        held[at] = 1
+    time.sleep(600)
+
+
+def share_memory(args, context):
+    from multiprocessing import shared_memory
+
+    block = shared_memory.SharedMemory(create=True, size=args[0])
+    try:
+        for at in range(0, args[0], 4096):
+            block.buf[at] = 1
+        time.sleep(600)
+    finally:
+        block.close()
+        block.unlink()
+
+
+def start_threads(args, context):
+    threads = [threading.Thread(target=time.sleep, args=(0.5,)) for _ in range(args[0])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def start_short_lived_children(args, context):
+    for _ in range(args[0]):
+        subprocess.run(["true"], check=True)
+
+
+def pool_of_four(args, context):
+    import multiprocessing
+
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.map(abs, range(-8, 0)) == list(range(8, 0, -1))
+    time.sleep(args[0])
+
+
+def prepare_heavily(environment):
+    """Become a project of so many bytes."""
+    prepare_heavily.held = bytearray(environment["size"])
+    prepare_heavily.held[::4096] = b"x" * len(prepare_heavily.held[::4096])
+
+
+def allocate(args, context):
+    bytearray(args[0])
+
+
+def tell_of_progress(args, context):
+    path, steps, pause = args
+    for step in range(1, steps + 1):
+        context.progress(step, steps, f"step {step}")
+        time.sleep(pause)
+    while not os.path.exists(path):
+        context.progress(steps, steps, f"step {steps}")
+        time.sleep(pause)
+
+
+def say_sandbox(args, context):
+    import tempfile
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_CORE)
+    folder = tempfile.mkdtemp()
+    with open(args[0], "w") as file:
+        json.dump(
+            {
+                "stdin": os.readlink("/proc/self/fd/0"),
+                "core": soft,
+                "nice": os.getpriority(os.PRIO_PROCESS, 0),
+                "oom_score_adj": Path("/proc/self/oom_score_adj").read_text().strip(),
+                "TMPDIR": os.environ["TMPDIR"],
+                "folder": folder,
+            },
+            file,
+        )
+    if len(args) > 1:
+        os.mkdir(os.path.join(folder, "locked"))
+        with open(os.path.join(folder, "locked", "file"), "w"):
+            pass
+        os.chmod(os.path.join(folder, "locked"), 0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def have_a_session(args, context):
+    context.session({"alias": "other", "number": 7, "since": "then"})
+    if args:
+        time.sleep(args[0])
+
+
+def hold_memory_in_a_session(args, context):
+    code = (
+        f"b = bytearray({args[0]}); b[::4096] = b'x' * len(b[::4096]); "
+        "import time; time.sleep(600)"
+    )
+    subprocess.run([sys.executable, "-c", code], start_new_session=True)
+
+
+def hold_and_catch(args, context):
+    held = bytearray(args[0])
+    while held:
+        with contextlib.suppress(BaseException):
+            held[::4096] = b"x" * len(held[::4096])
+            time.sleep(600)
+
+
+def use_numpy(args, context):
+    import numpy
+
+    a = numpy.ones((500, 500))
+    assert (a @ a)[0][0] == 500

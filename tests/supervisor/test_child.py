@@ -94,7 +94,7 @@ def test_one_that_has_reported_and_is_idle_can_be_handed_the_next_job(reused):
     reused.heed({"kind": "idle"}, now)
 
     assert (reused.over, reused.idle, reused.outcome()) == (True, True, Succeeded())
-    following = reused.hand(JOB, now, 60.0, False)
+    following = reused.hand(JOB, now, 60.0, more=False)
     assert (following.over, following.idle, following.run) == (False, False, 2)
     assert told(reused) == ["job", "job"]
 

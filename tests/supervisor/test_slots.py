@@ -1,6 +1,5 @@
 """Children that never come, and starts that fail together."""
 
-import contextlib
 import os
 from dataclasses import replace
 
@@ -28,7 +27,7 @@ def launcher():
 @pytest.fixture
 def slots(launcher):
     """Slots whose children have no time to begin."""
-    with Watch() as watch, contextlib.closing(Slots(launcher, watch, 0.0)) as slots:
+    with Watch() as watch, Slots(launcher, watch, 0.0) as slots:
         yield slots
 
 
@@ -86,7 +85,7 @@ def test_what_is_no_task_has_a_process_of_its_own(launcher):
     announcer = replace(JOB, id=None, claim="announcer")
     with (
         Watch() as watch,
-        contextlib.closing(Slots(launcher, watch, 60.0, tasks_per_process=9)) as slots,
+        Slots(launcher, watch, 60.0, tasks_per_process=9) as slots,
     ):
         child = slots.start(JOB)
         child.heed({"kind": "report", "verdict": "succeeded", "at": 0.0}, clock.now())

@@ -93,6 +93,7 @@ class Run:
         start_method="template",
         command=(),
         stderr=None,
+        stdout=None,
         **options,
     ):
         """`queue`: further arguments of the MemoryQueue; `command`: what runs it."""
@@ -117,13 +118,16 @@ class Run:
             self.journal.with_suffix(".down").touch()
         (folder / "spec.json").write_text(json.dumps(spec))
         driver = [sys.executable, "-W", "error", "-m", "tests.supervisor.driver"]
-        with (folder / "stderr").open("wb") as file:
+        with (
+            (folder / "stderr").open("wb") as file,
+            (folder / "stdout").open("wb") as out,
+        ):
             self.process = subprocess.Popen(
                 [*command, *driver, str(folder)],
                 cwd=ROOT,
                 env={**os.environ, "SPT_NOENV": "1", _MARK: self._mark},
                 stdin=subprocess.DEVNULL,
-                stdout=file,
+                stdout=out if stdout is None else stdout,
                 stderr=file if stderr is None else stderr,
             )
 
@@ -132,6 +136,10 @@ class Run:
     @property
     def log(self):
         return (self.folder / "stderr").read_text(errors="replace")
+
+    @property
+    def stdout(self):
+        return (self.folder / "stdout").read_text(errors="replace")
 
     @property
     def result(self):

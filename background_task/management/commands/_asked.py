@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from background_task import checks
+from background_task import checks, policies
 from background_task.limits import (
     LimitRules,
     SettingError,
@@ -15,6 +15,8 @@ from background_task.limits import (
     parse_seconds,
 )
 from background_task.settings import app_settings, setting_name
+from background_task.supervisor.admission import budget_of
+from background_task.supervisor.container import Container
 from background_task.supervisor.options import (
     ANNOUNCER,
     CLAIMED_AHEAD,
@@ -88,6 +90,9 @@ def _options(options: dict[str, Any], rules: LimitRules) -> Options:
     workers, source = options.get("workers"), "--workers"
     if workers is None:
         workers, source = app_settings.workers, _workers_setting()
+    container = Container()
+    if workers == "auto":
+        workers = container.processors()
     most, most_source = options.get("tasks_per_process"), "--tasks-per-process"
     if most is None:
         most_source = "BACKGROUND_TASK_TASKS_PER_PROCESS"
@@ -107,10 +112,22 @@ def _options(options: dict[str, Any], rules: LimitRules) -> Options:
         grace=_setting("BACKGROUND_TASK_GRACE", least=0),
         start_timeout=_setting("BACKGROUND_TASK_START_TIMEOUT"),
         lease=_setting("BACKGROUND_TASK_LEASE", least=1),
+        memory=rules.limits({}, {})["memory"],
+        memory_budget=_memory_budget(options, container),
         announcer=replace(
             ANNOUNCER, memory=rules.limits({}, {})["memory"], grace=rules.grace
         ),
     )
+
+
+def _memory_budget(options: dict[str, Any], container: Container) -> int | None:
+    budget, source = options.get("memory_budget"), "--memory-budget"
+    if budget is None:
+        budget = app_settings.BACKGROUND_TASK_MEMORY_BUDGET
+        source = "BACKGROUND_TASK_MEMORY_BUDGET"
+    if budget == "auto":
+        return budget_of(container)
+    return None if budget is None else parse_memory(budget, source)
 
 
 def _ahead(tasks_per_process: int) -> int:
@@ -145,14 +162,23 @@ def _rules(options: dict[str, Any]) -> LimitRules:
         if ceiling is None
         else parse_memory(ceiling, "--memory-limit"),
         grace=_setting("BACKGROUND_TASK_GRACE", least=0),
+        seconds_ceiling=None
+        if options.get("max_run_time") is None
+        else parse_seconds(options["max_run_time"], "--max-run-time"),
+        nice=parse_count(
+            app_settings.BACKGROUND_TASK_NICE, "BACKGROUND_TASK_NICE", least=0, most=19
+        ),
     )
-    _check_overrides(rules)
+    _check_overrides()
+    most_crashes = app_settings.BACKGROUND_TASK_MAX_CRASHES
+    if most_crashes is not None:
+        parse_count(most_crashes, "BACKGROUND_TASK_MAX_CRASHES")
     return rules
 
 
-def _check_overrides(rules: LimitRules) -> None:
+def _check_overrides() -> None:
     overrides: Any = app_settings.BACKGROUND_TASK_OVERRIDES
-    known = {"max_run_time", "memory_limit"}
+    known = set(policies.OVERRIDABLE)
     if not isinstance(overrides, dict):
         raise SettingError("BACKGROUND_TASK_OVERRIDES must be a dict of dicts")
     for name, override in overrides.items():
@@ -162,7 +188,7 @@ def _check_overrides(rules: LimitRules) -> None:
                 f"dict with no other keys than {', '.join(sorted(known))}"
                 f"{_meant(override, known)}"
             )
-        rules.limits({}, override)
+        policies.check(override, f"{{}} of BACKGROUND_TASK_OVERRIDES[{name!r}]")
 
 
 def _meant(override: Any, known: set[str]) -> str:
@@ -198,6 +224,8 @@ def _refuse_limits(options: dict[str, Any]) -> None:
         "workers",
         "tasks_per_process",
         "memory_limit",
+        "max_run_time",
+        "memory_budget",
         "drain_timeout",
         "start_method",
     ):

@@ -63,8 +63,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--workers",
             metavar="N",
-            help="how many tasks run at the same time (default: "
-            "BACKGROUND_TASK_WORKERS, else 1)",
+            help="how many tasks run at the same time; auto: one for each processor "
+            "that the container may use (default: BACKGROUND_TASK_WORKERS, else 1)",
         )
         parser.add_argument(
             "--tasks-per-process",
@@ -77,6 +77,18 @@ class Command(BaseCommand):
             metavar="SIZE",
             help="the most that a task may hold with all its processes, such as 512M: "
             "a ceiling for every task, and the limit of those that have none",
+        )
+        parser.add_argument(
+            "--max-run-time",
+            metavar="SECONDS",
+            help="the longest that a task may run: a ceiling for every task, and the "
+            "limit of those that have none",
+        )
+        parser.add_argument(
+            "--memory-budget",
+            metavar="SIZE",
+            help="what the memory limits of the tasks that run may add up to, such as "
+            "4G; auto: nine tenths of the container's memory, or of the host's",
         )
         parser.add_argument(
             "--start-method",
@@ -234,7 +246,7 @@ def _first_line(supervision: Supervision, queues: list[str]) -> str:
         f"{options.workers} worker{'s' if options.workers > 1 else ''}",
         *_reuse(options.tasks_per_process),
         supervision.start_method,
-        f"MAX_RUN_TIME {rules.seconds:g} s",
+        f"MAX_RUN_TIME {min(filter(None, (rules.seconds, rules.seconds_ceiling))):g} s",
         "no memory limit" if memory is None else f"memory limit {size_text(memory)}",
         f"drain {options.drain_timeout:g} s, grace {options.grace:g} s",
     ]

@@ -1,0 +1,93 @@
+"""What does a job's process find around it, and what may it not do?"""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from . import witness
+from .job import Job, Limits
+
+# Of 1000: when the host or the container is out of memory, the kernel takes it before
+# its supervisor.
+_OOM_SCORE = 800
+
+
+class Sandbox:
+    """What is set for each job of a process. Runs in it, in its main thread."""
+
+    def __init__(self) -> None:
+        self._stack: int | None = None  # where it is written down
+        self._cpu_before = 0.0
+        self._data_limit: tuple[int, int] | None = None  # from before it was lowered
+
+    def take(self, job: Job, fds: list[int], folder: str | None) -> None:
+        """Be ready for a job.
+
+        The `fds` are for its output and its stack, the `folder` is for its temporary
+        files.
+        """
+        if len(fds) == 2:
+            self._stack = witness.begin(fds, self._stack)
+        if folder is not None:
+            _keep_temporary_files_in(folder)
+        self._cpu_before = _cpu()
+        _offer_to_the_kernel()
+        _set_niceness(job.limits.nice)
+        self._limit_data(job.limits)
+
+    @property
+    def tells_its_stack(self) -> bool:
+        """Does this process answer the signal that asks where it is?"""
+        return self._stack is not None
+
+    def cpu(self) -> float:
+        """Return the seconds of CPU that the job has taken, with its dead children."""
+        return _cpu() - self._cpu_before
+
+    def _limit_data(self, limits: Limits) -> None:
+        """Have an allocation beyond the limit raise MemoryError, if that is wanted."""
+        wanted = limits.hard_memory and limits.memory is not None
+        if not wanted and self._data_limit is None:
+            return
+        import resource  # there is none on Windows
+
+        if self._data_limit is None:
+            self._data_limit = resource.getrlimit(resource.RLIMIT_DATA)
+        soft, hard = self._data_limit
+        if wanted and limits.memory is not None:
+            most = _data_size() + limits.memory
+            soft = most if soft == resource.RLIM_INFINITY else min(most, soft)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _cpu() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _keep_temporary_files_in(folder: str) -> None:
+    os.environ["TMPDIR"] = folder
+    tempfile.tempdir = None  # what was found before
+
+
+def _offer_to_the_kernel() -> None:
+    """Be the first to be killed for memory; to be less likely is not allowed."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
+        if int(file.read()) < _OOM_SCORE:
+            file.write(str(_OOM_SCORE))
+
+
+def _set_niceness(nice: int) -> None:
+    if nice:
+        with contextlib.suppress(OSError):  # lower than it is: for root alone
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+
+
+def _data_size() -> int:
+    """Return the bytes that count for RLIMIT_DATA already: the template's heap."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmData:"):
+                return int(line.split()[1]) * 1024
+    return 0
