@@ -2,7 +2,7 @@
 
 import threading
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 _SAY_EVERY = 0.1  # seconds between two messages about progress
 
@@ -14,6 +14,8 @@ class _Try(Protocol):
     deadline: float | None
 
     def progress(self, done: int, total: int | None, message: str) -> None: ...
+
+    def session(self, session: dict[str, Any]) -> None: ...
 
     def now(self) -> float: ...
 
@@ -71,6 +73,12 @@ class CurrentTask:
         if self._try is not None:
             self._try.progress(*news)
             self._unsaid, self._said_at = None, time.monotonic()
+
+    def tell_of_session(self, session: dict[str, Any]) -> None:
+        """Have a session of its ended elsewhere if this process has to be killed."""
+        with self._lock:
+            if self._try is not None:
+                self._try.session(session)
 
     def time_left(self) -> float | None:
         """Return the seconds until `max_run_time` is over; None: there is no limit."""

@@ -187,8 +187,8 @@ def execute(args: dict[str, Any], context: Context) -> None:
     stops = context.stop_with = _Stops()
     if context.more:
         context.leave_with = connections.close_all
-    _report_sessions_to(context)
     current_task.enter(args["id"], args["attempt"], context.claim, context)
+    connection_created.connect(_report_session, dispatch_uid="background_task")
     try:
         _begin_as_a_request()
         logger.info("Running %s", f"task {args['id']} ({args['title']})")
@@ -200,6 +200,7 @@ def execute(args: dict[str, Any], context: Context) -> None:
             _tell_error(args["id"], error)
         raise
     finally:
+        connection_created.disconnect(dispatch_uid="background_task")
         current_task.leave()
         # What is not committed by now is rolled back.
         if context.more and not stops.asked:
@@ -287,14 +288,10 @@ class _Told:
         signals.broadcast(signals.task_finished, _task_model())
 
 
-def _report_sessions_to(context: Context) -> None:
-    """Tell the supervisor which sessions this process has, for when it is killed."""
-
-    def report(connection: Any, **kwargs: Any) -> None:
-        if (session := session_of(connection)) is not None:
-            context.session(session)
-
-    connection_created.connect(report, dispatch_uid="background_task", weak=False)
+def _report_session(connection: Any, **kwargs: Any) -> None:
+    """Tell the supervisor of a session, to be ended if this process is stopped."""
+    if (session := session_of(connection)) is not None:
+        current_task.tell_of_session(session)
 
 
 def _call(args: dict[str, Any], context: Context) -> None:

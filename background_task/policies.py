@@ -51,7 +51,7 @@ class Policy:
                 said[name] = limits.parse_seconds(said[name], source)
         check(said, "{} of @background")
         if "backoff" in said:
-            said["backoff"] = list(retries.parse_waits(self.backoff, "backoff"))
+            said["backoff"] = list(retries.parse_waits(said["backoff"], "backoff"))
         return said
 
 

@@ -77,11 +77,10 @@ class TaskProxy(Generic[P, R]):
         """
         if max_run_time is not _NOT_SAID and self._takes("max_run_time"):
             kwargs["max_run_time"], max_run_time = max_run_time, _NOT_SAID
-        if max_run_time is _NOT_SAID:
-            max_run_time = None
-        if max_run_time is not None:
-            source = "max_run_time of the call"
-            max_run_time = parse_seconds(max_run_time, f"Task {self.name}: {source}")
+        more: dict[str, Any] = {}
+        if max_run_time is not _NOT_SAID and max_run_time is not None:
+            source = f"Task {self.name}: max_run_time of the call"
+            more["max_run_time"] = parse_seconds(max_run_time, source)
         self._check_call(args, kwargs)
         said = TaskSchedule.create(schedule).merge(self.schedule)
         if priority is _NOT_SAID:
@@ -103,7 +102,7 @@ class TaskProxy(Generic[P, R]):
             repeat=repeat,
             repeat_until=repeat_until,
             remove_existing_tasks=remove_existing_tasks,
-            max_run_time=max_run_time,
+            **more,
         )
 
     def _takes(self, name: str) -> bool:

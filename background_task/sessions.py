@@ -11,6 +11,8 @@ from typing import Any
 
 from django.db import Error, connections
 
+_NO_SUCH_THREAD = 1094  # of MySQL and MariaDB
+
 logger = logging.getLogger("background_task.tasks")
 
 
@@ -75,15 +77,10 @@ def _kill(cursor: Any, number: int, since: float) -> bool:
     _, uptime = cursor.fetchone()
     if time.time() - float(uptime) > since:
         return False
-    cursor.execute(
-        "SELECT 1 FROM information_schema.processlist WHERE id = %s", [number]
-    )
-    if cursor.fetchone() is None:
-        return False
     try:
         cursor.execute(f"KILL {number:d}")
     except Error as error:
-        if error.args and error.args[0] == 1094:  # it has just ended
+        if error.args and error.args[0] == _NO_SUCH_THREAD:  # it has ended by itself
             return False
         raise
     return True

@@ -69,6 +69,7 @@ class DBTaskRunner:
         repeat: int | None = None,
         repeat_until: datetime | None = None,
         remove_existing_tasks: bool = False,
+        *,
         max_run_time: float | None = None,
     ) -> Task | None:
         """Save a task and return it, or None if `action` found one that waits.

@@ -14,11 +14,20 @@ from .tools import heard, make_task, receiver
 
 
 def context():
-    return SimpleNamespace(claim="1@now", deadline=None, stop_with=None, more=False)
+    return SimpleNamespace(
+        claim="1@now",
+        deadline=None,
+        stop_with=None,
+        more=False,
+        permanent=False,
+        session=lambda session: None,
+        progress=lambda done, total, message: None,
+    )
 
 
 def arguments(name, params="[[], {}]", id=0):
-    return {"id": id, "name": name, "params": params, "title": "a title"}
+    said = {"id": id, "name": name, "params": params, "title": "a title"}
+    return {**said, "attempt": 1}
 
 
 class EnvironmentTests(TestCase):
@@ -40,11 +49,12 @@ class DiscoveryTests(TestCase):
 
         self.assertEqual(
             names["tests.app.tasks.limited"],
-            {"max_run_time": 90, "memory_limit": "512M"},
+            {"max_run_time": 90, "memory_limit": "512M", "queue": "slow"},
         )
+        self.assertEqual(names["tests.app.misbehaving.work"], {"queue": None})
         self.assertEqual(
-            names["tests.app.misbehaving.work"],
-            {"max_run_time": None, "memory_limit": None},
+            names["tests.app.misbehaving.fail_twice"],
+            {"max_attempts": 2, "backoff": [0.0, 3600.0], "queue": None},
         )
 
     def test_it_is_said_if_anybody_is_to_be_told(self):

@@ -9,11 +9,12 @@ from django.db import connection, models
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.test import SimpleTestCase, TransactionTestCase
+from django.utils import timezone
 
 from background_task.models import CompletedTask, Runner, Task
 
 UPSTREAM = ("background_task", "0002_auto_20170927_1109")
-LATEST = ("background_task", "0006_waiting_indexes")
+LATEST = ("background_task", "0007_attempt")
 
 
 class StateTests(SimpleTestCase):
@@ -66,7 +67,10 @@ class UpgradeTests(TransactionTestCase):
         self.migrate(UPSTREAM)
         tables = connection.introspection.table_names()
         self.assertNotIn("background_task_runner", tables)
-        Task.objects.new_task("mytask", (1,)).save()
+        former = MigrationExecutor(connection).loader.project_state([UPSTREAM]).apps
+        former.get_model("background_task", "Task").objects.create(
+            task_name="mytask", task_params="[[1], {}]", run_at=timezone.now()
+        )
 
         self.migrate(LATEST)
 

@@ -10,6 +10,7 @@ from django.test import SimpleTestCase, TestCase, override_settings
 
 import background_task
 from background_task.exceptions import BackgroundTaskError
+from background_task.policies import Policy
 from background_task.tasks import Tasks, autodiscover, tasks
 from tests.app import tasks as app_tasks
 
@@ -83,10 +84,9 @@ class DecoratorTests(SimpleTestCase):
         self.assertEqual((proxy.name, proxy.extra), ("that", "this"))
 
     def test_limits_are_kept_as_given(self):
-        self.assertEqual(app_tasks.limited.max_run_time, 90)
-        self.assertEqual(app_tasks.limited.memory_limit, "512M")
-        self.assertIsNone(app_tasks.note.max_run_time)
-        self.assertIsNone(app_tasks.note.memory_limit)
+        self.assertEqual(app_tasks.limited.policy.max_run_time, 90)
+        self.assertEqual(app_tasks.limited.policy.memory_limit, "512M")
+        self.assertEqual(app_tasks.note.policy, Policy())
 
     def test_any_callable_can_be_a_task(self):
         for function, name in (
@@ -197,11 +197,24 @@ class AutodiscoverTests(SimpleTestCase):
 class LimitTests(SimpleTestCase):
     def test_a_limit_that_cannot_be_is_refused_where_it_is_written(self):
         registry = Tasks()
-        for limit in ({"memory_limit": "5X"}, {"max_run_time": -3}):
+        for limit in (
+            {"memory_limit": "5X"},
+            {"max_run_time": -3},
+            {"stall_timeout": 0},
+            {"hard_memory": "yes"},
+            {"on_timeout": "again"},
+            {"on_memory": True},
+            {"max_attempts": 0},
+            {"backoff": []},
+            {"backoff": [5, "soon"]},
+            {"backoff": -1},
+            {"dont_retry_on": "ValueError"},
+            {"dont_retry_on": (ValueError, 7)},
+        ):
             (name,) = limit
 
             with self.assertRaisesRegex(
-                ValueError, rf"^Task shop.greedy: {name} of @background is .*: it must"
+                ValueError, rf"{name} of @background (is|has) .*: it must"
             ):
                 registry.background(name="shop.greedy", **limit)(print)
 
