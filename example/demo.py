@@ -307,7 +307,8 @@ def show_evidence() -> None:
             f"{attempt.cpu_seconds or 0:.2f} s of CPU, at most {peak} MiB, "
             f"exit code {attempt.exit_code}"
         )
-        for line in attempt.output.splitlines()[-2:]:
+        printed = [line for line in attempt.output.splitlines() if "INFO" not in line]
+        for line in printed[-2:]:
             print(dim(f"    printed  {line}"))
         for line in stack_of(attempt):
             print(dim(f"    was in   {line}"))

@@ -240,10 +240,10 @@ class Slots:
         for _ in range(_LONGEST_LINE // _CHUNK + 1):
             self._hear(child)  # its last words
         killer = self._killer() if exitcode == -signal.SIGKILL else ""
-        if not child.over:
-            child.ended(exitcode, cpu=cpu, peak=peak, killed_by=killer)
+        was_over = child.over  # its evidence is of its try, and it went on
+        child.ended(exitcode, cpu=cpu, peak=peak, killed_by=killer)
+        if not was_over:
             self._hear_testimony(child)
-        child.ended(exitcode)
         self._watch.forget(child.channel)
         child.close()
 

@@ -60,11 +60,17 @@ class Supervisor:
     """Owns what is held, and the moment at which it is to stop."""
 
     def __init__(
-        self, bookkeeper: Bookkeeper, launcher: Launcher, options: Options
+        self,
+        bookkeeper: Bookkeeper,
+        launcher: Launcher,
+        options: Options,
+        container: Container | None = None,
     ) -> None:
+        """`container` is what the limits of memory are read from."""
         self.bookkeeper = bookkeeper
         self.launcher = launcher
         self.options = options
+        self._container = container or Container()
         # None: go on. Otherwise claim no more, and stop what runs at this moment.
         self.stopping: float | None = None
         self.tries = Tries()  # claimed, and not yet recorded
@@ -116,7 +122,6 @@ class Supervisor:
         """Have wake-ups, a log that cannot block and both aides; end them all."""
         title, former_mark = getproctitle(), os.environ.get(processes.MARK)
         self._sweeper = Sweeper()
-        self._container = Container()
         self._guard = Guard(self._container)
         self._admission = Admission(self.options.memory_budget)
         resources.fill_standard_streams()

@@ -21,6 +21,7 @@ from setproctitle import getproctitle, setproctitle
 
 from background_task.supervisor import spawning
 from background_task.supervisor.bookkeeper import Bookkeeper, Books
+from background_task.supervisor.container import Container
 from background_task.supervisor.job import Limits, Project
 from background_task.supervisor.launcher import Launcher
 from background_task.supervisor.options import Options
@@ -44,6 +45,7 @@ def main(folder):
         Bookkeeper(project, Books(**spec["books"])),
         Launcher(project, spec["start_method"]),
         Options(**spec["options"]),
+        Container(**spec["container"]),
     )
     with bystander(spec["bystander_until"]) as bystanders_status:
         before = surroundings()

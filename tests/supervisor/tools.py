@@ -94,6 +94,7 @@ class Run:
         command=(),
         stderr=None,
         stdout=None,
+        container=None,
         **options,
     ):
         """`queue`: further arguments of the MemoryQueue; `command`: what runs it."""
@@ -112,6 +113,7 @@ class Run:
             "project": project or {},
             "options": {"lease": lease, **options},
             "start_method": start_method,
+            "container": container or {},
             "bystander_until": bystander_until and str(bystander_until),
         }
         if queue_is_down:
