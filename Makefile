@@ -20,7 +20,7 @@ BENCH := $(VENV)-bench
 BENCHING := $(BENCH)/.benching
 BENCH_PIP := PYTHONWARNINGS=ignore $(BENCH)/bin/python -m pip install --quiet
 
-.PHONY: demo admin test soak lint matrix bench bench-claims clean
+.PHONY: demo admin test soak lint matrix bench bench-claims bench-limits clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -73,6 +73,9 @@ bench: $(BENCHING)  ## speed beside the peers, into docs/benchmarks.md; ARGS=--r
 
 bench-claims: $(BENCHING)  ## claims in a table of a million rows; ARGS=--resume
 	$(BENCH)/bin/python -m benchmarks claims $(ARGS)
+
+bench-limits: $(BENCHING)  ## how late limits act, and what watching costs
+	$(BENCH)/bin/python -m benchmarks limits $(ARGS)
 
 clean:
 	rm -rf .venv* .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

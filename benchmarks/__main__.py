@@ -18,9 +18,10 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 
 from . import databases, measure, report
+from .limits import TREES, WATCHED
 from .results import Cell, Fields, Results
 from .stage import Failed, Theatre
-from .systems import ROOT, SYSTEMS, System
+from .systems import LIMITED, ROOT, SYSTEMS, System
 from .targets import FEW, MANY, STATES
 
 _TASKS = "noop", "orm"
@@ -48,7 +49,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("what", choices=["speed", "claims"])
+    parser.add_argument("what", choices=["speed", "claims", "limits"])
     parser.add_argument("--rounds", type=int, help="default: 3; claims: 1")
     parser.add_argument(
         "--minutes",
@@ -160,8 +161,12 @@ class Run:
 
     def go(self) -> bool:
         """Measure what is not measured yet; return whether all of it is."""
-        claims = self._options.what == "claims"
-        cells = list(self._claim_cells() if claims else self._speed_cells())
+        kinds = {
+            "speed": self._speed_cells,
+            "claims": self._claim_cells,
+            "limits": self._limit_cells,
+        }
+        cells = list(kinds[self._options.what]())
         for round_ in range(1, self._options.rounds + 1):
             for number, cell in enumerate(cells, 1):
                 if self._results.has(cell, round_):
@@ -215,9 +220,23 @@ class Run:
                         measure="claims", database=database, state=state, rows=size
                     )
 
+    def _limit_cells(self) -> Iterator[Cell]:
+        """Yield what limits cost, and how late they are; one database will do."""
+        for number in TREES:
+            for state in WATCHED:
+                yield Cell(
+                    measure="watch",
+                    database="sqlite",
+                    system=LIMITED.name,
+                    state=state,
+                    slots=number,
+                )
+        yield Cell(measure="overshoot", database="sqlite", system=LIMITED.name)
+
     def _measured(self, cell: Cell) -> Fields:
         """Measure it on a stage of its own; a failure is a result too."""
-        system = self._systems.get(cell.system, SYSTEMS[0])
+        systems = {**self._systems, LIMITED.name: LIMITED}
+        system = systems.get(cell.system, SYSTEMS[0])
         with contextlib.ExitStack() as stack:
             try:
                 stage = stack.enter_context(self._theatre.stage(system, cell.database))
@@ -227,6 +246,11 @@ class Run:
                         return measure.drain(stage, cell.task, cell.slots, rate, scale)
                     case "idle":
                         return measure.idle(stage, self._options.scale)
+                    case "watch":
+                        scale = self._options.scale
+                        return measure.watch(stage, cell.state, cell.slots, scale)
+                    case "overshoot":
+                        return measure.overshoot(stage, self._options.scale)
                     case "enqueue":
                         return measure.enqueue(stage, self._options.scale)
                     case _:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from . import processes
+from .limits import LIMIT
 from .records import Stalled
 from .stage import Failed, Stage
 
@@ -19,6 +20,7 @@ _IDLE = 10.0  # seconds over which an idle runner's CPU is counted
 _SAMPLES, _SAMPLING = 40, 15.0  # start latencies, and the seconds for all of them
 _CALLS = 400
 _LOOKS = 40
+_HOGS = 10
 
 
 def drain(stage: Stage, task: str, slots: int, rate: float, scale: float) -> Values:
@@ -96,6 +98,37 @@ def _busy_memory(stage: Stage) -> Values:
 def enqueue(stage: Stage, scale: float) -> Values:
     """Return the microseconds of a call, and of a plain `Task.objects.create`."""
     return stage.ask("enqueue_cost", n=max(20, round(_CALLS * scale)))
+
+
+def overshoot(stage: Stage, scale: float) -> Values:
+    """Return by how much of their limit tasks overshoot that take memory at speed.
+
+    By their own word, which is their last before they are killed.
+    """
+    stage.start(1)
+    n, found = max(1, round(_HOGS * scale)), []
+    for number in range(n):
+        done = len(stage.records)
+        stage.ask("put", kind="hog", number=number)
+        stage.ask("wait_for_ends", n=number + 1)
+        reached = max(record.number for record in stage.records.all()[done:])
+        found.append((reached - LIMIT) / LIMIT)
+    return {"overshoots": found, "overshoot": statistics.median(found)}
+
+
+def watch(stage: Stage, state: str, trees: int, scale: float) -> Values:
+    """Return what part of a core the supervisor takes for so many tasks at rest."""
+    stage.start(trees)
+    for number in range(trees):
+        stage.ask("put", kind=state, number=number)
+    _wait_for(stage, trees)
+    processes.settle(runner.pid for runner in stage.runners)
+    (supervisor,) = (runner.pid for runner in stage.runners)
+    before, began = processes.cpu([supervisor]), time.monotonic()
+    time.sleep(max(1.0, _IDLE * scale))
+    used = (processes.cpu([supervisor]) - before) / (time.monotonic() - began)
+    (stage.folder / "release").touch()
+    return {"supervisor_cpu": used}
 
 
 def claims(stage: Stage, state: str, rows: int) -> Values:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from . import plot, targets
+from .limits import LIMIT, WATCHED
 from .measure import SLOTS
 from .results import Cell, Results, Spread
-from .systems import SYSTEMS, System
+from .systems import LIMITED, SYSTEMS, System
 from .targets import FEW, NAMES, Target
 
 _FRAME = Path(__file__).with_name("page.md")
@@ -20,7 +21,13 @@ def write(page: Path, kind: str, results: Results) -> None:
     The raw figures go beside it.
     """
     text = page.read_text() if page.exists() else _FRAME.read_text()
-    lines = _speed(results, page) if kind == "speed" else _claims(results)
+    match kind:
+        case "speed":
+            lines = _speed(results, page)
+        case "claims":
+            lines = _claims(results)
+        case _:
+            lines = _limits(results)
     begin, end = f"<!-- {kind} -->", f"<!-- /{kind} -->"
     part = "\n".join([begin, "", *lines, "", end])
     pattern = f"{re.escape(begin)}.*{re.escape(end)}"
@@ -164,6 +171,29 @@ def _states(results: Results) -> list[str]:
     return _table(
         ["Database", "Rows", "How many", f"{FEW:,} of them", "All", "Ratio"], rows
     )
+
+
+def _limits(results: Results) -> list[str]:
+    """Show how late the limit of memory is, and what watching costs."""
+    rows = []
+    for cell in results.cells("watch"):
+        used = results.spread(cell, "supervisor_cpu")
+        share = _shown(used and used.times(100))
+        rows.append([str(cell.slots), WATCHED[cell.state], f"{share} %"])
+    late = results.spread(
+        Cell(measure="overshoot", database="sqlite", system=LIMITED.name), "overshoot"
+    )
+    return [
+        *_conditions(results),
+        "A task that takes memory as fast as it can be touched, with a limit of "
+        f"{LIMIT} MiB, has reached so much more when it is dead, by its own last word: "
+        f"{_shown(late and late.times(100))} % (the median of ten, round by round).",
+        "",
+        "What watching costs the supervisor, while tasks do nothing:",
+        "",
+        *_table(["Tasks", "Memory limit", "CPU of the supervisor, of a core"], rows),
+        *_errors(results),
+    ]
 
 
 def _errors(results: Results) -> list[str]:

@@ -85,6 +85,17 @@ def _each(*command: str) -> Callable[[int], list[Command]]:
     return lambda slots: [list(command)] * slots
 
 
+LIMITED = System(
+    name="limited",
+    text="this package, template, tasks with limits",
+    isolation="process per task",
+    store="database",
+    queue="for_limits",
+    apps=["background_task"],
+    commands=_ours("--start-method", "template"),
+    rate=150,
+)
+
 SYSTEMS = [
     System(
         name="template",

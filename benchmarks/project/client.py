@@ -76,6 +76,16 @@ def do_enqueue_cost(n: int) -> dict[str, Any]:
     return {name: median * 1e6 for name, median in medians.items()}
 
 
+def do_wait_for_ends(n: int) -> dict[str, Any]:
+    """Wait until so many tasks have failed for good."""
+    from background_task.models import CompletedTask
+
+    give_up_at = time.monotonic() + 60
+    while CompletedTask.objects.count() < n and time.monotonic() < give_up_at:
+        time.sleep(0.05)
+    return {"ended": CompletedTask.objects.count()}
+
+
 def do_claims(state: str, rows: int, n: int) -> dict[str, Any]:
     """Fill the table; return the milliseconds that looks for eight tasks took."""
     from .claims import fill, look

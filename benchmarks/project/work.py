@@ -31,6 +31,14 @@ def hold(number: int) -> None:
         time.sleep(0.05)
 
 
+def hog(number: int) -> None:
+    """Take memory as fast as it can be touched, with a record of each 4 MiB."""
+    held = []
+    for size in range(4, 4_000, 4):
+        held.append(b"x" * (4 << 20))
+        _leave_record(size, time.monotonic())
+
+
 def _leave_record(number: int, at: float) -> None:
     # O_APPEND: sixteen bytes at once, from any process.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
