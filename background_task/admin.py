@@ -22,15 +22,17 @@ from django.utils.text import Truncator
 
 from .clock import DatabaseTime
 from .managers import hash_text, params_text
-from .models import BaseTask, CompletedTask, Runner, Task, _is_running
+from .models import Attempt, BaseTask, CompletedTask, Runner, Task, _is_running
 
 if TYPE_CHECKING:
     BaseTaskAdmin = admin.ModelAdmin[Task]
     BaseCompletedTaskAdmin = admin.ModelAdmin[CompletedTask]
     BaseRunnerAdmin = admin.ModelAdmin[Runner]
+    BaseAttemptAdmin = admin.ModelAdmin[Attempt]
     ModelForm = forms.ModelForm[Task]
 else:  # Django's own classes take no parameters
     BaseTaskAdmin = BaseCompletedTaskAdmin = BaseRunnerAdmin = admin.ModelAdmin
+    BaseAttemptAdmin = admin.ModelAdmin
     ModelForm = forms.ModelForm
 
 COLUMNS = (
@@ -224,6 +226,47 @@ class CompletedTaskAdmin(Listed, BaseCompletedTaskAdmin):
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Runners record what has ended."""
+        return False
+
+
+@admin.register(Attempt)
+class AttemptAdmin(BaseAttemptAdmin):
+    """What is known of every try, to look at."""
+
+    list_display = (
+        "task_id",
+        "number",
+        "task_name",
+        "outcome",
+        "ended_at",
+        "lasted",
+        "peak",
+        "cpu_seconds",
+        "exit_code",
+    )
+    list_filter = ("outcome",)
+    search_fields = ("=task_id", "task_name")
+    ordering = ("-id",)
+    show_full_result_count = False
+
+    @admin.display(description="seconds")
+    def lasted(self, attempt: Attempt) -> str | None:
+        """Say how long it took."""
+        return None if attempt.duration is None else f"{attempt.duration:.2f}"
+
+    @admin.display(description="peak memory", ordering="peak_memory")
+    def peak(self, attempt: Attempt) -> str | None:
+        """Say what it held at most, as people read it."""
+        if attempt.peak_memory is None:
+            return None
+        return f"{attempt.peak_memory / 1024**2:.1f} MiB"
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Runners record what has ended."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """It is evidence."""
         return False
 
 

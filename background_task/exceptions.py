@@ -49,6 +49,11 @@ class TaskReleased(Stopped):
     """The runner is going away: the task is given back, at no attempt's cost."""
 
 
+def is_permanent(error: BaseException) -> bool:
+    """Return whether what was raised says that the task must not be tried again."""
+    return getattr(error, "permanent", False) is True
+
+
 def traceback_text(error: BaseException) -> str:
     """Return the traceback of `error` as every database can store it.
 

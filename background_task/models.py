@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from . import policies, retries, wakeups
 from .clock import DatabaseTime
-from .exceptions import InvalidTaskError, traceback_text
+from .exceptions import is_permanent, traceback_text
 from .indexes import BY_NAME, BY_PRIORITY, BY_QUEUE, WaitingIndex
 from .managers import CompletedTaskQuerySet, TaskManager, TaskQuerySet
 
@@ -274,7 +274,7 @@ class Task(BaseTask):
         entry = books.fail(
             books.Claim.of(self),
             traceback_text(err.with_traceback(traceback)),
-            permanent=isinstance(err, InvalidTaskError),
+            permanent=is_permanent(err),
         )
         if entry is None:
             logger.warning(

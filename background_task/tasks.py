@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
 from typing import Any, Literal, overload
 
@@ -19,7 +19,8 @@ from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
 from . import books, policies, signals
-from .exceptions import BackgroundTaskError, InvalidTaskError, traceback_text
+from .current import current_task
+from .exceptions import BackgroundTaskError, is_permanent, traceback_text
 from .limits import SettingError
 from .models import Task
 from .outages import is_passing
@@ -326,7 +327,8 @@ def _run_here(
     try:
         if claimed:
             args, kwargs = claimed.params()
-        proxy.call(*args, **kwargs)
+        with _known_as(claimed):
+            proxy.call(*args, **kwargs)
     except (Exception, SystemExit) as error:
         _record_failure(proxy, claimed, error)
     except BaseException:  # such as Ctrl-C: not the task's fault
@@ -336,6 +338,18 @@ def _run_here(
     else:
         _record_success(claimed)
     broadcast(signals.task_finished, Task)
+
+
+@contextmanager
+def _known_as(task: Task | None) -> Iterator[None]:
+    """Have `current_task` name it meanwhile."""
+    if task is not None:
+        claim = f"{task.pk}@{task.locked_by}@{task.locked_at}"
+        current_task.enter(task.pk, task.attempts + 1, claim)
+    try:
+        yield
+    finally:
+        current_task.leave()
 
 
 def _due_row(proxy: TaskProxy[..., Any], args: Any, kwargs: Any) -> Task | None:
@@ -371,6 +385,9 @@ def _record_failure(
     if task is None:
         logger.error("Calling %s failed", proxy, exc_info=error)
         return
+    if isinstance(error, proxy.policy.dont_retry_on):
+        with suppress(AttributeError):  # of a class with slots
+            error.permanent = True  # type: ignore[attr-defined]
     text = "Failed for good: %s" if _is_final(task, error) else "Rescheduling %s"
     logger.error(text, f"task {task.with_id()}", exc_info=error)
     broadcast(signals.task_error, type(error), task=task)
@@ -380,7 +397,7 @@ def _record_failure(
 
 def _is_final(task: Task, error: BaseException) -> bool:
     is_last = task.attempts + 1 >= policies.max_attempts(task.task_name)
-    return is_last or isinstance(error, InvalidTaskError)
+    return is_last or is_permanent(error)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from django.db.utils import OperationalError
 from django.test import TestCase, TransactionTestCase, override_settings
 from django.utils import timezone
 
-from background_task import signals
+from background_task import current_task, signals
 from background_task.exceptions import InvalidTaskError
 from background_task.models import CompletedTask, Task
 from background_task.tasks import Tasks, bg_runner
@@ -36,6 +36,50 @@ class InProcessTestCase(TestCase):
             raise error if isinstance(error, BaseException) else ValueError(error)
 
         self.job, self.failing = job, failing
+
+
+class PolicyTests(InProcessTestCase):
+    def test_what_is_not_to_be_tried_again_is_not(self):
+        @self.tasks.background(name="picky", dont_retry_on=LookupError)
+        def picky():
+            raise KeyError("gone")
+
+        picky()
+        self.tasks.run_next_task()
+
+        failed = CompletedTask.objects.get()
+        self.assertIsNotNone(failed.failed_at)
+        self.assertEqual(failed.attempts, 1)
+
+    def test_the_decorators_attempts_and_waits_hold(self):
+        @self.tasks.background(name="twice", max_attempts=2, backoff=3600)
+        def twice():
+            raise ValueError
+
+        task = twice()
+        self.tasks.run_next_task()
+        waits = Task.objects.get().run_at - timezone.now()
+        Task.objects.update(run_at=timezone.now())
+        self.tasks.run_next_task()
+
+        self.assertGreater(waits, timedelta(minutes=55))
+        self.assertEqual(CompletedTask.objects.get().task_id, task.pk)
+
+    def test_a_task_knows_which_it_is(self):
+        seen = []
+
+        @self.tasks.background(name="curious")
+        def curious():
+            seen.append(
+                (current_task.id, current_task.attempt, bool(current_task.claim))
+            )
+            current_task.progress(1)
+
+        task = curious()
+        self.tasks.run_next_task()
+        curious.now()
+
+        self.assertEqual(seen, [(task.pk, 1, True), (None, None, False)])
 
 
 class RunNextTaskTests(InProcessTestCase):
