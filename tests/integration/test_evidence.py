@@ -177,15 +177,19 @@ class SessionTests(LifecycleTestCase):
 
     def test_a_kill_frees_the_row_that_the_task_had_locked(self):
         user = User.objects.create(username="locked")
-        misbehaving.lock_a_row(str(self.journal), user.pk)
+        for method in ("template", "spawn"):
+            self.journal.clear()
+            Attempt.objects.all().delete()
+            misbehaving.lock_a_row(str(self.journal), user.pk)
 
-        with supervised() as runner:
-            self.journal.pid_of("holds")
-            wait_until(lambda: Attempt.objects.count() == 1)
-            wait_until(lambda: self.can_lock(user))
-            self.assertNotIn("could not be ended", runner.output)
+            with supervised("--start-method", method) as runner:
+                self.journal.pid_of("holds")
+                wait_until(lambda: Attempt.objects.count() == 1)
+                wait_until(lambda: self.can_lock(user))
+                self.assertNotIn("could not be ended", runner.output)
 
-        self.assertEqual(Attempt.objects.get().outcome, Attempt.Outcome.TIMED_OUT)
+            outcome = Attempt.objects.get().outcome
+            self.assertEqual(outcome, Attempt.Outcome.TIMED_OUT)
 
     def can_lock(self, user):
         """Is the row free, as another session sees it?"""
