@@ -1,7 +1,6 @@
 """What does the supervisor know of one live process, and how does it end it?"""
 
 import logging
-import math
 import os
 import signal
 import time
@@ -21,22 +20,16 @@ from .outcome import (
     Succeeded,
     TimedOut,
 )
+from .scales import Scales
 from .witness import STACK_SIGNAL, Witness
 
 logger = logging.getLogger("background_task.supervisor")
 
 # A tree that goes on growing after it was asked to stop is not given its grace.
 _GROWING_ON = 1.25
-# When the cheap sum is over the limit and the verdict is not, when to look again: by
-# what part of the limit the sum has grown, or after how many seconds.
-_GROWN, _WEIGH_EVERY = 0.1, 1.0
-_GROWN_UNLIMITED = 16 * 1024**2  # bytes, of one without a limit
-_UNLIMITED_EVERY = 1.0  # seconds between two looks at what has no limit
-
 # Seconds that a process which is to be killed at once has to write its stack down.
 _LAST_LOOK = 0.02
 
-MEMORY_EVERY = 0.1  # seconds between two looks at what has a limit
 
 _MOST_SESSIONS = 20  # that are ended when a process is stopped: the last ones
 
@@ -112,7 +105,7 @@ class Child:
         self.told_progress: Progress | None = None  # what is in the books of it
         self.moved_at: float | None = None  # when it last said so
         self.sessions: list[dict[str, Any]] = []  # elsewhere, which outlive it
-        self.peak: int | None = None  # bytes, of its whole tree
+        self.scales = Scales(job.limits.memory)
         self.witness = witness
         self.evidence = Evidence()  # once it is over
         self.stopping: Outcome | None = None  # why we asked it to stop
@@ -125,10 +118,9 @@ class Child:
         self._more = more
         self._signalled = self._tells_its_stack = False
         self._pidfd: int | None = None
-        self._looked_at = -math.inf  # at what it holds
-        self._weighed = 0, -math.inf  # the cheap sum and when, at the last verdict
         self._ended_at: float | None = None
         self._cpu: float | None = None
+        self._resident: int | None = None  # bytes at most, by the kernel
         self._oom: str = ""  # what is known of who has killed it
         self._stopped_at: float | None = None
         self._exitcode: int | None = None
@@ -281,41 +273,27 @@ class Child:
         """When is it to be seen next what it holds? None: never."""
         if self.begun is None or self.report is not None or self.pid is None:
             return None
-        if self.job.limits.memory is not None:
-            return self._looked_at + MEMORY_EVERY
-        return max(self._looked_at, self.begun) + _UNLIMITED_EVERY
+        return self.scales.look_at(self.begun)
 
     def enforce_memory(self, now: float, template: int | None) -> None:
         """Ask it to stop when its tree holds too much; kill one that grows on.
 
         `template` is the pid of the process that it was forked from, if it was.
         """
-        self._looked_at = now
-        limits = self.job.limits
         if self.pid is None or self.gone:
             return
-        sum_of_all = memory.of_tree(self.pid)
-        if not self._is_to_be_weighed(sum_of_all, now):
+        used, limits = self.scales.look(self.pid, template, now), self.job.limits
+        if used is None or limits.memory is None or used <= limits.memory:
             return
-        self._weighed = sum_of_all, now
-        used = memory.own_of_tree(self.pid, template)
-        self.peak = max(used, self.peak or 0)
-        if limits.memory is None or used <= limits.memory:
-            return
-        self.out_of_memory(used, limits.memory, limits.memory_name, now)
+        final = limits.memory_is_final
+        self.stop(OutOfMemory(used, limits.memory, limits.memory_name, final), now)
         if used > limits.memory * _GROWING_ON:
             self._insist_by(now + _LAST_LOOK)
-
-    def out_of_memory(self, used: int, limit: int, name: str, now: float) -> None:
-        """Ask it to stop, since it holds so much."""
-        final = self.job.limits.memory_is_final
-        self.stop(OutOfMemory(used, limit, name, final), now)
 
     def give_way(self, used: int, held: int, limit: int, now: float) -> None:
         """Stop at once: it holds the most in a container that is nearly full."""
         final = self.job.limits.memory_is_final
         name = "the container's memory limit"
-        self.peak = max(used, self.peak or 0)
         self.stop(
             OutOfMemory(used, limit, name, final, container_held=held),
             now,
@@ -324,25 +302,13 @@ class Child:
 
     def weigh(self, template: int | None) -> int:
         """Return how many bytes its tree holds of its own; costs a long look."""
-        return 0 if self.pid is None else memory.own_of_tree(self.pid, template)
+        return 0 if self.pid is None else self.scales.weigh(self.pid, template)
 
     def holds_less(self, size: float, template: int | None) -> bool:
         """Does its tree hold less than `size` bytes? See `enforce_memory`."""
         if self.pid is None or memory.of_tree(self.pid) < size:
             return True
         return memory.own_of_tree(self.pid, template) < size
-
-    def _is_to_be_weighed(self, sum_of_all: int, now: float) -> bool:
-        """Has the cheap sum grown since the costly look, or is that long ago?
-
-        Below the limit the costly look is for the peak alone, and can wait for growth.
-        """
-        limit = self.job.limits.memory
-        step = _GROWN_UNLIMITED if limit is None else limit * _GROWN
-        if sum_of_all - self._weighed[0] >= step:
-            return True
-        over = limit is not None and sum_of_all > limit
-        return over and now - self._weighed[1] >= _WEIGH_EVERY
 
     def stop(self, why: Outcome, now: float, kill_at: float | None = None) -> None:
         """Ask it to stop; insist after the grace, or at `kill_at` if that is sooner.
@@ -399,7 +365,7 @@ class Child:
         """
         self._exitcode, self._oom = exitcode, killed_by
         self._cpu = cpu
-        self.peak = peak if self.peak is None else self.peak
+        self._resident = peak
         self._ended_at = self._ended_at or clock.now()
         self.gone = self.over = True
         self.idle = False
@@ -426,7 +392,7 @@ class Child:
             pid=self.pid,
             exitcode=self._exitcode,
             cpu=cpu,
-            peak=self.peak,
+            peak=self._resident if self.scales.peak is None else self.scales.peak,
             output="" if self.witness is None else self.witness.output.text(),
             output_size=0 if self.witness is None else self.witness.output.size,
             stack="" if self.witness is None else self.witness.stack(),
@@ -464,7 +430,7 @@ class Child:
         limits = self.job.limits
         if report.memory_error and limits.hard_memory and limits.memory is not None:
             return OutOfMemory(
-                self.peak or limits.memory,
+                self.scales.peak or limits.memory,
                 limits.memory,
                 limits.memory_name,
                 limits.memory_is_final,
