@@ -357,9 +357,13 @@ class CompletedTask(BaseTask):
     )
 
     # The id that the task had while it waited and ran; NULL in a row of 1.2.8.
-    task_id = models.BigIntegerField(null=True, blank=True, db_index=True)
+    task_id = models.BigIntegerField(null=True, blank=True)
 
     objects = CompletedTaskQuerySet.as_manager()
+
+    class Meta:
+        # Not `db_index`, for which SQLite would copy the table on the way back.
+        indexes = (models.Index(fields=["task_id"], name="bgtask_completed_task"),)
 
     def __str__(self) -> str:
         return f"{super().__str__()} - {self.run_at}"

@@ -16,6 +16,7 @@ task_finished      Task
 import logging
 from typing import Any
 
+from django.db.models import signals as model_signals
 from django.dispatch import Signal
 
 logger = logging.getLogger(__name__)
@@ -34,3 +35,15 @@ def broadcast(signal: Signal, sender: Any, **named: Any) -> None:
     for receiver, answer in signal.send_robust(sender=sender, **named):
         if isinstance(answer, Exception):
             logger.error("Signal receiver %r failed", receiver, exc_info=answer)
+
+
+def silence_model_signals() -> None:
+    """Disconnect every receiver of the models' signals in this process.
+
+    They are the user's code, which must not run here; the statements are the same.
+    """
+    for signal in vars(model_signals).values():
+        if isinstance(signal, model_signals.ModelSignal):
+            with signal.lock:
+                signal.receivers.clear()
+                signal.sender_receivers_cache.clear()

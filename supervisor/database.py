@@ -12,14 +12,20 @@ from typing import Any, assert_never
 
 from django.conf import settings
 from django.db import Error, connections, models, router, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
-from django.db.models import signals as model_signals
 from django.utils import timezone
 
-from background_task import __version__, execution, policies, sessions
+from background_task import (
+    __version__,
+    execution,
+    policies,
+    sessions,
+    signals,
+    waiting,
+)
 from background_task.limits import LimitRules, SettingError
 from background_task.outages import is_busy, is_passing
+from background_task.tables import look_for_columns, migrate_text
 
 from . import clock, processes
 from .evidence import Ended
@@ -49,7 +55,6 @@ _ERRORS: dict[type, str] = {
 # Seconds between two looks for locks that no runner's end explains: their owners were
 # never runners of ours, or have vanished from the table.
 _STRANGERS_EVERY = 10.0
-_LOCK_WAIT = 2.0  # seconds at most for a row that another holds; others wait behind us
 
 
 class DatabaseQueue:
@@ -60,7 +65,7 @@ class DatabaseQueue:
     ) -> None:
         """`arguments`: lease (s), queues, rules (of LimitRules) and reclaim_pids."""
         execution.set_up(environment)
-        _silence_model_signals()
+        signals.silence_model_signals()
         from background_task import books, claims, leases, wakeups
         from background_task.models import Attempt, CompletedTask, Task
         from background_task.models import Runner as RunnerRow
@@ -79,7 +84,7 @@ class DatabaseQueue:
         self._alias = router.db_for_write(Task)
         self._connection = connections[self._alias]
         self._listener = wakeups.listener(self._connection, self._queues)
-        _limit_waiting(self._connection, self._lease / 3)
+        waiting.limit(self._connection, self._lease / 3)
         connection_created.connect(self._prepare, weak=False)
 
     def open(self, *, register: bool) -> None:
@@ -111,7 +116,10 @@ class DatabaseQueue:
         is_ours = connection.alias == self._alias
         plans = self._claims.SESSION.get(connection.vendor, ()) if is_ours else ()
         with connection.cursor() as cursor:
-            for statement in (*_session_limits(connection, self._lease / 3), *plans):
+            for statement in (
+                *waiting.session_limits(connection, self._lease / 3),
+                *plans,
+            ):
                 cursor.execute(statement)
         if is_ours:
             self._listener.prepare(connection)
@@ -122,7 +130,7 @@ class DatabaseQueue:
         overrides = self._overrides = app_settings.BACKGROUND_TASK_OVERRIDES
         self._decorators = dict(tasks)
         self._limits = {}
-        self._named_queues = {decorator["queue"] for decorator in tasks.values()}
+        self._named_queues = {decorator.get("queue") for decorator in tasks.values()}
         for name, decorator in tasks.items():
             try:
                 limits = self._rules.limits(decorator, overrides.get(name, {}))
@@ -493,64 +501,3 @@ def _moment(epoch: float | None) -> datetime | None:
         return None
     moment = datetime.fromtimestamp(epoch, tz=UTC)
     return moment if settings.USE_TZ else timezone.make_naive(moment)
-
-
-def look_for_columns(model: type[models.Model], alias: str) -> None:
-    """Raise what the database says if it has not got all columns of a model.
-
-    Reads no row: one that can't be read is no reason not to start.
-    """
-    list(model._base_manager.using(alias).filter(pk__isnull=True))
-
-
-def migrate_text(alias: str, error: Error) -> str:
-    text = " ".join(str(error).split())
-    return (
-        f"The tables of background_task in database {alias!r} are missing or not up to "
-        f"date ({text}). Run: manage.py migrate background_task --database {alias}"
-    )
-
-
-def _limit_waiting(connection: BaseDatabaseWrapper, seconds: float) -> None:
-    """Have no call to the database wait longer than this: a lease is to be renewed."""
-    options = connection.settings_dict.setdefault("OPTIONS", {})
-    whole = max(1, int(seconds))
-    if connection.vendor == "postgresql":
-        options["connect_timeout"] = whole
-        options["tcp_user_timeout"] = int(seconds * 1000)
-    elif connection.vendor == "mysql":
-        for name in ("connect_timeout", "read_timeout", "write_timeout"):
-            options[name] = whole
-    elif connection.vendor == "sqlite":
-        options["timeout"] = seconds
-        # A transaction that begins with a read can fail at its first write without
-        # waiting; the bookkeeper's begin with the write lock.
-        options["transaction_mode"] = "IMMEDIATE"
-
-
-def _session_limits(connection: Any, seconds: float) -> list[str]:
-    lock_wait = min(_LOCK_WAIT, seconds / 3)
-    if connection.vendor == "postgresql":
-        return [
-            f"SET statement_timeout = {int(seconds * 1000)}",
-            f"SET lock_timeout = {int(lock_wait * 1000)}",
-        ]
-    if connection.vendor == "mysql":
-        whole = max(1, int(lock_wait))
-        limits = [f"SET SESSION innodb_lock_wait_timeout = {whole}"]
-        if connection.mysql_is_mariadb:
-            limits.append(f"SET SESSION max_statement_time = {seconds:.3f}")
-        return limits
-    return []
-
-
-def _silence_model_signals() -> None:
-    """Disconnect every receiver of the models' signals in this process.
-
-    They are the user's code, which must not run here; the statements are the same.
-    """
-    for signal in vars(model_signals).values():
-        if isinstance(signal, model_signals.ModelSignal):
-            with signal.lock:
-                signal.receivers.clear()
-                signal.sender_receivers_cache.clear()

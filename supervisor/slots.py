@@ -258,8 +258,8 @@ class Slots:
                 f"memory (oom_kill {former} -> {self._oom_kills})"
             )
         return (
-            "the process was killed by SIGKILL, neither by its supervisor nor, as far "
-            "as its control group tells, by the kernel for want of memory"
+            "the process was killed by SIGKILL, not by its supervisor, nor, as far as "
+            "its control group tells, by the kernel for want of memory"
         )
 
     def all_gone(self) -> None:

@@ -52,7 +52,11 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="completedtask",
             name="task_id",
-            field=models.BigIntegerField(blank=True, db_index=True, null=True),
+            field=models.BigIntegerField(blank=True, null=True),
+        ),
+        migrations.AddIndex(
+            "completedtask",
+            models.Index(fields=["task_id"], name="bgtask_completed_task"),
         ),
         migrations.AddField(
             model_name="task",

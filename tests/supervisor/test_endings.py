@@ -70,7 +70,13 @@ def endings(start_once, tmp_path_factory):
         "long partial line": job("babble", "x" * 100_000),
         "nonsense": job("babble", '\n{"kind": "begun", "at": "now"}\n[]\n{}\n7\n'),
     }
-    run = start_once(*jobs.values(), workers=4, until_empty=True, grace=0.3)
+    run = start_once(
+        *jobs.values(),
+        workers=4,
+        until_empty=True,
+        grace=0.3,
+        container={"root": str(folder), "membership": str(folder / "none")},
+    )
     os.kill(pid_in(folder / "killed"), signal.SIGKILL)
     os.kill(pid_in(folder / "stopped"), signal.SIGTERM)
     assert run.finish(timeout=90) == 0, run.log

@@ -19,10 +19,10 @@ from background_task import claims, streams
 from background_task.models import CompletedTask, Task
 from background_task.outages import is_passing
 from background_task.supervisor import clock
-from background_task.supervisor.database import look_for_columns, migrate_text
 from background_task.supervisor.desk import UNKNOWN_NAMES, UNKNOWN_QUEUES
 from background_task.supervisor.supervisor import EX_UNWRITTEN
 from background_task.supervisor.wakeups import Wakeups
+from background_task.tables import look_for_columns, migrate_text
 from background_task.tasks import autodiscover, tasks
 from background_task.utils import TTW_SLOW
 
