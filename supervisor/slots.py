@@ -258,8 +258,8 @@ class Slots:
                 f"memory (oom_kill {former} -> {self._oom_kills})"
             )
         return (
-            "the process was killed by SIGKILL, not by its supervisor, nor, as far as "
-            "its control group tells, by the kernel for want of memory"
+            "the process was killed by SIGKILL, not by its supervisor; as far as its "
+            "control group tells the kernel was not out of memory"
         )
 
     def all_gone(self) -> None:

@@ -138,7 +138,7 @@ def test_when_it_is_nearly_full_the_largest_goes(start, groups, tmp_path):
     ("kills", "says"),
     [
         (3, "the container was out of memory (oom_kill 2 -> 3)"),
-        (2, "not by its supervisor, nor, as far as its control group tells, by"),
+        (2, "as far as its control group tells the kernel was not out of memory"),
     ],
 )
 def test_a_kill_of_the_kernels_is_told_apart(start, groups, pid, kills, says):
