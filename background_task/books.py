@@ -22,6 +22,8 @@ from .outages import UNREADABLE, is_passing
 from .settings import app_settings
 from .signals import broadcast, task_failed, task_rescheduled, task_successful
 
+_PROGRESS = "progress_done", "progress_total", "progress_message"
+
 
 class Claim(NamedTuple):
     """One try of a task."""
@@ -115,7 +117,8 @@ def release_all(claims: Collection[Claim]) -> dict[Claim, Task]:
     # A savepoint, if a transaction is open: a refusal must not undo what else is in it.
     with transaction.atomic(using=_database()):
         tasks = _locked(claims)
-        _of(tasks.values()).update(locked_by=None, locked_at=None)
+        free: dict[str, Any] = dict.fromkeys(("locked_by", "locked_at", *_PROGRESS))
+        _of(tasks.values()).update(**free)
         for queue in {task.queue for task in tasks.values()}:
             wakeups.notify(queue, _database())  # another runner may take them
     return tasks
@@ -264,7 +267,7 @@ def _parked(attempt: Attempt) -> str:
         started_at__isnull=False,
     )
     crashes = before.count() + 1
-    if crashes < most:
+    if crashes < int(most):
         return ""
     return (
         f"Parked: its process has died {crashes} times of itself "
@@ -272,15 +275,23 @@ def _parked(attempt: Attempt) -> str:
     )
 
 
-def note_progress(claim: Claim, done: int, total: int | None, message: str) -> None:
-    """Write how far a try is; a claim that holds no more changes nothing."""
+def note_progress(claim: Claim, done: int, total: int | None, message: str) -> bool:
+    """Write how far a try is; a claim that holds no more changes nothing.
+
+    Returns False, without waiting, if another has locked its row. Called in a
+    transaction.
+    """
+    row = _claimed(claim)
+    if not row.lock_unlocked_rows().values_list("pk").first():
+        return not row.exists()
     longest = Task._meta.get_field("progress_message").max_length
     text = message.replace("\x00", "")[:longest]
-    _claimed(claim).update(
+    row.update(
         progress_done=done,
         progress_total=total,
         progress_message=text.encode(errors="replace").decode(),
     )
+    return True
 
 
 def _write(entries: Collection[Entry]) -> None:
@@ -294,7 +305,7 @@ def _write(entries: Collection[Entry]) -> None:
     if again := [entry.task for entry in entries if not entry.completed]:
         changed = (
             *("attempts", "run_at", "last_error", "locked_by", "locked_at"),
-            *("progress_done", "progress_total", "progress_message"),
+            *_PROGRESS,
         )
         Task.objects.using(_database()).bulk_update(again, changed)
 

@@ -1,7 +1,9 @@
 """What can a task ask and say about the try that it is?"""
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 _SAY_EVERY = 0.1  # seconds between two messages about progress
@@ -40,6 +42,17 @@ class CurrentTask:
         """A task begins. Called by whoever runs it."""
         self._try, self._unsaid, self._said_at = of, None, 0.0
         self.id, self.attempt, self.claim = pk, attempt, claim
+
+    @contextlib.contextmanager
+    def as_another(self, pk: int, attempt: int, claim: str) -> Iterator[None]:
+        """Be another task meanwhile, which a task runs in its own process."""
+        former = self._try, self._unsaid, self.id, self.attempt, self.claim
+        self.enter(pk, attempt, claim)
+        try:
+            yield
+        finally:
+            self.leave()
+            self._try, self._unsaid, self.id, self.attempt, self.claim = former
 
     def leave(self) -> None:
         """It has ended; what it said last is passed on."""

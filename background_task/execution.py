@@ -21,7 +21,7 @@ from django.db import (
 )
 from django.db.backends.signals import connection_created
 
-from . import exceptions, signals, streams, verbosity
+from . import exceptions, policies, signals, streams, verbosity
 from .current import current_task
 from .sessions import session_of
 from .settings import app_settings
@@ -138,7 +138,8 @@ def _keep_connections() -> None:
 def discover() -> dict[str, Any]:
     """Return the tasks' names with what their decorators say, and if anybody listens.
 
-    And warnings, of settings that name no task.
+    And whether tasks may be claimed ahead: not if one has a single try, since what a
+    killed runner held is lost. And warnings, of settings that name no task.
     """
     from .tasks import tasks
 
@@ -147,6 +148,7 @@ def discover() -> dict[str, Any]:
             name: {**proxy.policy.said(), "queue": proxy.queue}
             for name, proxy in tasks._tasks.items()
         },
+        "ahead": all(policies.max_attempts(name) > 1 for name in tasks._tasks),
         "listens": any(signal.receivers for signal in _ANNOUNCED),
         "warnings": list(_unknown_overrides(list(tasks._tasks))),
     }

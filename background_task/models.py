@@ -340,6 +340,7 @@ class Task(BaseTask):
             repeat=self.repeat,
             repeat_until=self.repeat_until,
             queue=self.queue,
+            max_run_time=self.max_run_time,
             creator_content_type_id=self.creator_content_type_id,
             creator_object_id=self.creator_object_id,
         )

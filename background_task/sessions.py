@@ -13,40 +13,52 @@ from django.db import Error, connections
 
 _NO_SUCH_THREAD = 1094  # of MySQL and MariaDB
 
+# A session's number, and what tells it from another of that number.
+_POSTGRESQL = (
+    "SELECT pid, extract(epoch FROM backend_start)::text "
+    "FROM pg_stat_get_activity(pg_backend_pid())"
+)
+_MYSQL = "SELECT CONNECTION_ID(), CONCAT(@@hostname, ':', @@port)"
+
 logger = logging.getLogger("background_task.tasks")
 
 
 def session_of(connection: Any) -> dict[str, Any] | None:
-    """Name the session that a new connection has; None: it is none of a server's.
+    """Name the session that a new connection has; None: there is none that is its own.
 
-    By its number, and by what tells it from a later one of the same number.
+    By its number, and by what tells it from another one of the same number. Behind a
+    pooler the server's session is not the client's: it may serve somebody else soon.
     """
     try:
         if connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT pg_backend_pid(), extract(epoch FROM backend_start)::text "
-                    "FROM pg_stat_get_activity(pg_backend_pid())"
-                )
-                number, since = cursor.fetchone()
+            known = connection.connection.info.backend_pid
+            query = _POSTGRESQL
         elif connection.vendor == "mysql":
-            number, since = connection.connection.thread_id(), str(time.time())
+            known, query = connection.connection.thread_id(), _MYSQL
         else:
             return None
+        with connection.cursor() as cursor:
+            cursor.execute(query)
+            number, which = cursor.fetchone()
     except Exception:  # a task must not fail of it
         logger.debug("The session of %s is not known", connection.alias, exc_info=True)
         return None
-    return {"alias": connection.alias, "number": int(number), "since": str(since)}
+    if number != known:
+        return None
+    now = time.time()
+    return {"alias": connection.alias, "number": number, "which": which, "at": now}
 
 
-def end_session(session: Mapping[str, Any]) -> bool:
-    """End a session if it is there; return whether it was.
+def end_session(session: Mapping[str, Any]) -> bool | None:
+    """End a session; return whether it was there; None: the server can't be asked.
 
-    What goes wrong with it is logged: it ends by itself, late.
+    Then that is logged: the session ends by itself, late.
     """
     try:
         connection = connections[session["alias"]]
-        return _end(connection, session["number"], session["since"])
+        with connection.cursor() as cursor:
+            end = _END[connection.vendor]
+            was_there = end(cursor, session["number"], session["which"], session["at"])
     except Exception as error:
         logger.warning(
             "The session %s of a stopped task on database %s could not be ended: %s",
@@ -54,28 +66,28 @@ def end_session(session: Mapping[str, Any]) -> bool:
             session.get("alias"),
             " ".join(str(error).split()),
         )
-        return False
+        return None
+    if was_there:
+        logger.info("Ended a stopped task's session: %s", session)
+    return was_there
 
 
-def _end(connection: Any, number: int, since: str) -> bool:
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE pid = %s AND extract(epoch FROM backend_start)::text = %s",
-                [number, since],
-            )
-            return cursor.fetchone() is not None
-        if connection.vendor == "mysql":
-            return _kill(cursor, number, float(since))
-    return False
+def _terminate(cursor: Any, number: int, which: str, at: float) -> bool:
+    cursor.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE pid = %s AND extract(epoch FROM backend_start)::text = %s",
+        [number, which],
+    )
+    return cursor.fetchone() is not None
 
 
-def _kill(cursor: Any, number: int, since: float) -> bool:
-    """End a session of MySQL, whose numbers begin anew when the server does."""
+def _kill(cursor: Any, number: int, which: str, at: float) -> bool:
+    """End a session of MySQL: of this server, and not of an earlier life of it."""
+    cursor.execute(_MYSQL)
+    _, server = cursor.fetchone()
     cursor.execute("SHOW GLOBAL STATUS LIKE 'Uptime'")
     _, uptime = cursor.fetchone()
-    if time.time() - float(uptime) > since:
+    if server != which or time.time() - float(uptime) > at:
         return False
     try:
         cursor.execute(f"KILL {number:d}")
@@ -84,3 +96,6 @@ def _kill(cursor: Any, number: int, since: float) -> bool:
             return False
         raise
     return True
+
+
+_END = {"postgresql": _terminate, "mysql": _kill}

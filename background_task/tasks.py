@@ -94,9 +94,9 @@ class DBTaskRunner:
                 repeat_until,
                 remove_existing_tasks,
             )
+            task.max_run_time = max_run_time
             if action != TaskSchedule.SCHEDULE and _exists(task, action, queue):
                 return None
-            task.max_run_time = max_run_time
             task.save()
         signals.task_created.send(sender=self.__class__, task=task)
         return task
@@ -157,7 +157,10 @@ def _exists(task: Task, action: int, queue: str | None) -> bool:
     if queue:
         existing = existing.filter(queue=queue)
     if action == TaskSchedule.RESCHEDULE_EXISTING:
-        return bool(existing.update(run_at=task.run_at, priority=task.priority))
+        changes: dict[str, Any] = {"run_at": task.run_at, "priority": task.priority}
+        if task.max_run_time is not None:
+            changes["max_run_time"] = task.max_run_time
+        return bool(existing.update(**changes))
     if action == TaskSchedule.CHECK_EXISTING:
         return existing.exists()
     return False
@@ -343,13 +346,12 @@ def _run_here(
 @contextmanager
 def _known_as(task: Task | None) -> Iterator[None]:
     """Have `current_task` name it meanwhile."""
-    if task is not None:
-        claim = f"{task.pk}@{task.locked_by}@{task.locked_at}"
-        current_task.enter(task.pk, task.attempts + 1, claim)
-    try:
+    if task is None:
+        yield  # what runs is what ran before
+        return
+    claim = f"{task.pk}@{task.locked_by}@{task.locked_at}"
+    with current_task.as_another(task.pk, task.attempts + 1, claim):
         yield
-    finally:
-        current_task.leave()
 
 
 def _due_row(proxy: TaskProxy[..., Any], args: Any, kwargs: Any) -> Task | None:

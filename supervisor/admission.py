@@ -14,7 +14,9 @@ logger = logging.getLogger("background_task.supervisor")
 
 _PART = 0.9  # of the container's memory that tasks may have: the rest is ours
 _PATIENCE = 60.0  # seconds that a job waits for memory before smaller ones wait for it
-_TO_BE_CLAIMED = 5.0  # seconds for a job that fits again to be claimed
+# Whether there is still such a job is found out now and then: it may be claimed, and is
+# given back once more. Seconds from one refusal to that, and for it to be claimed.
+_PROBED_AFTER, _TO_BE_CLAIMED = 15.0, 5.0
 _OPTION = "--memory-budget"
 
 
@@ -29,7 +31,7 @@ class _Waiting:
 
     size: int  # bytes
     since: float
-    fits_since: float | None = None
+    refused_at: float
 
 
 class Admission:
@@ -60,9 +62,9 @@ class Admission:
         if size <= self._left(running):
             self._waiting.pop(job.name, None)
             return None
-        former = self._waiting.get(job.name)
-        since = clock.now() if former is None else former.since
-        self._waiting[job.name] = _Waiting(size, since)
+        former, now = self._waiting.get(job.name), clock.now()
+        since = now if former is None else former.since
+        self._waiting[job.name] = _Waiting(size, since, refused_at=now)
         return Released(f"{size_text(size)} of memory were not free ({_OPTION})", True)
 
     def news(self, running: Iterable[Child]) -> tuple[list[str], str | None] | None:
@@ -75,12 +77,15 @@ class Admission:
             return None
         left, now = self._left(running), clock.now()
         for name, one in list(self._waiting.items()):
-            one.fits_since = (one.fits_since or now) if one.size <= left else None
-            if one.fits_since is not None and one.fits_since + _TO_BE_CLAIMED < now:
+            if one.refused_at + _PROBED_AFTER + _TO_BE_CLAIMED < now:
                 del self._waiting[name]  # another has taken it, or it is gone
         late = [n for n, one in self._waiting.items() if one.since + _PATIENCE < now]
         first = min(late, key=lambda name: self._waiting[name].since, default=None)
-        avoided = sorted(n for n, one in self._waiting.items() if one.size > left)
+        avoided = sorted(
+            name
+            for name, one in self._waiting.items()
+            if one.size > left and now < one.refused_at + _PROBED_AFTER
+        )
         told = avoided, first
         if told == self._told:
             return None

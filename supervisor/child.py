@@ -364,8 +364,8 @@ class Child:
         looked at. `killed_by` is what is known of who has killed it.
         """
         self._exitcode, self._oom = exitcode, killed_by
-        self._cpu = cpu
-        self._resident = peak
+        if self.run == 1:  # else they are of all its jobs
+            self._cpu, self._resident = cpu, peak
         self._ended_at = self._ended_at or clock.now()
         self.gone = self.over = True
         self.idle = False
@@ -383,9 +383,7 @@ class Child:
     def _gather(self) -> Evidence:
         now, epoch = clock.now(), time.time()
         over = self._ended_at if self.report is None else self.report.at
-        cpu = self._cpu
-        if cpu is None and self.report is not None:
-            cpu = self.report.cpu
+        cpu = self.report.cpu if self.report is not None else self._cpu
         return Evidence(
             started=None if self.begun is None else epoch - (now - self.begun),
             ended=epoch - (now - (over or now)),

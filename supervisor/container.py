@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 _ROOT = "/sys/fs/cgroup"
+# What the kernel drops when it needs the memory, as `memory.stat` has it.
+_DROPPED = ["inactive_file", "active_file", "slab_reclaimable"]
 _NO_LIMIT = 1 << 60  # v1 has a number near 2**63 for none
 
 
@@ -39,12 +41,13 @@ class Container:
         if group is None:
             return None
         for current, dropped in (
-            ("memory.current", "inactive_file"),
-            ("memory.usage_in_bytes", "total_inactive_file"),
+            ("memory.current", _DROPPED),
+            ("memory.usage_in_bytes", [f"total_{name}" for name in _DROPPED]),
         ):
             used = _number(group / current)
             if used is not None:
-                return max(0, used - _field(group / "memory.stat", dropped))
+                stat = group / "memory.stat"
+                return max(0, used - sum(_field(stat, name) for name in dropped))
         return None
 
     def _tightest(self) -> tuple[int | None, Path | None]:

@@ -6,7 +6,7 @@ and `AppConfig.ready`: no task and no receiver of a model's signals.
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
@@ -55,6 +55,7 @@ _ERRORS: dict[type, str] = {
 # Seconds between two looks for locks that no runner's end explains: their owners were
 # never runners of ours, or have vanished from the table.
 _STRANGERS_EVERY = 10.0
+_ELSEWHERE = 2.0  # seconds at most for a session on another database to be ended
 
 
 class DatabaseQueue:
@@ -80,11 +81,14 @@ class DatabaseQueue:
         self._reclaim_pids: bool = arguments["reclaim_pids"]
         self._news: list[dict[str, Any]] = []
         self._strangers_at = 0.0
+        self._hosts = {runner.id: runner.host[:255]}  # by runner, of those we write of
         self._left_alone: set[Any] = set()  # claims of the dead that can't be settled
         self._alias = router.db_for_write(Task)
         self._connection = connections[self._alias]
         self._listener = wakeups.listener(self._connection, self._queues)
-        waiting.limit(self._connection, self._lease / 3)
+        for alias in connections:
+            limit = self._lease / 3 if alias == self._alias else _ELSEWHERE
+            waiting.limit(connections[alias], min(limit, self._lease / 3))
         connection_created.connect(self._prepare, weak=False)
 
     def open(self, *, register: bool) -> None:
@@ -141,8 +145,11 @@ class DatabaseQueue:
         self.admit((), None)
 
     def admit(self, avoided: Collection[str], only: str | None) -> None:
-        names = list(self._limits) if only is None else [only]
-        self._claimed_names = [name for name in names if name not in avoided]
+        self._claimed_names = [
+            name
+            for name, limits in self._limits.items()
+            if name not in avoided and (only in (None, name) or limits.memory is None)
+        ]
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -165,17 +172,22 @@ class DatabaseQueue:
         return [self._job(task) for task in tasks]
 
     def end_sessions(self, left: Iterable[Mapping[str, Any]]) -> None:
+        out_of_reach: set[str] = set()  # each costs a wait, so it is tried once
         for session in left:
-            if sessions.end_session(session):
-                self._tasks_logger.info("Ended a stopped task's session: %s", session)
-            if session.get("alias") != self._alias:
-                connections[session["alias"]].close()
+            alias = session["alias"]
+            if alias in out_of_reach or alias not in connections:
+                continue
+            if sessions.end_session(session) is None:
+                out_of_reach.add(alias)
+            if alias != self._alias:
+                connections[alias].close()
         self._forget_broken_connection()
 
-    def progress(self, told: Mapping[str, Sequence[Any]]) -> None:
+    def progress(self, claim: str, done: int, total: int | None, message: str) -> None:
         with self.transaction():
-            for claim, (done, total, message) in told.items():
-                self._books.note_progress(self._parse(claim), done, total, message)
+            parsed = self._parse(claim)
+            if not self._books.note_progress(parsed, done, total, message):
+                raise QueueBusy(f"The row of {claim} is in use")
 
     def record(self, endings: Mapping[str, Ended]) -> None:
         by_claim = {self._parse(claim): end for claim, end in endings.items()}
@@ -325,11 +337,11 @@ class DatabaseQueue:
         for ended, entry in zip(over.values(), entries, strict=True):
             if entry is not None:
                 self._tell(entry, ended.outcome)
-                self._announce(entry, _ERRORS.get(type(ended.outcome)))
+                self._announce(entry, _error_of(ended.outcome))
 
     def _ending(self, claim: Any, ended: Ended) -> Any:
         outcome = ended.outcome
-        evidence = self._evidence(ended)
+        evidence = self._evidence(claim, ended)
         Ending, text = self._books.Ending, str(outcome)
         match outcome:
             case Succeeded():
@@ -349,15 +361,15 @@ class DatabaseQueue:
             case _:
                 assert_never(outcome)
 
-    def _evidence(self, ended: Ended) -> dict[str, Any]:
+    def _evidence(self, claim: Any, ended: Ended) -> dict[str, Any]:
         """Return what is known of a try, as columns of `Attempt`."""
         known = ended.evidence
         return {
             "outcome": type(ended.outcome).__name__,
             "started_at": _moment(known.started),
             "ended_at": _moment(known.ended) or timezone.now(),
-            "host": self._runner.host[:255],
-            "runner_id": self._runner.id,
+            "host": self._hosts.get(claim.locked_by, ""),
+            "runner_id": claim.locked_by or "",
             "pid": known.pid,
             "exit_code": known.exitcode,
             "peak_memory": known.peak,
@@ -410,7 +422,8 @@ class DatabaseQueue:
     def _lose_together(self, owner: str, lost: Lost) -> int:
         with transaction.atomic(using=self._alias):
             row = self._rows().filter(pk=owner)
-            row.select_for_update().values_list("pk").first()
+            found = row.select_for_update().values_list("host", flat=True).first()
+            self._hosts[owner] = found or ""
             # What another has locked is a stranger's from now on, for a later round.
             held = self._books.held_by(owner, skip_locked=True)
             claims = [claim for claim in held if claim not in self._left_alone]
@@ -493,6 +506,13 @@ class DatabaseQueue:
 def _claim_text(pk: int, locked_at: datetime | None) -> str:
     """Return a claim as text; NULL, which we never write, stands for no moment."""
     return f"{pk}@{'' if locked_at is None else locked_at.isoformat()}"
+
+
+def _error_of(outcome: Outcome) -> str | None:
+    """Return what `task_error` is still to be sent for, by name."""
+    if isinstance(outcome, OutOfMemory) and outcome.error:
+        return None  # the task has raised it
+    return _ERRORS.get(type(outcome))
 
 
 def _moment(epoch: float | None) -> datetime | None:

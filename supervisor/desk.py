@@ -14,7 +14,7 @@ from . import clock
 from .channel import Channel, Message, wait
 from .evidence import Ended
 from .job import Job
-from .outcome import Failed, Lost, Released, Succeeded
+from .outcome import Failed, Lost, OutOfMemory, Released, Succeeded
 from .queue import Queue, QueueBusy, QueueUnavailable, QueueUnusable
 
 logger = logging.getLogger("background_task.supervisor")
@@ -39,8 +39,10 @@ _NAMES_EVERY = 60.0  # seconds between two looks for tasks that nobody here know
 _PAUSE = 0.5, 1.5  # seconds between two claims, when a person has asked for it
 _ROUNDS_EVERY = 1.0  # seconds between two looks at the other runners
 _ROUNDS_AT_LEAST_EVERY = 60.0  # however often they fail
+_PROGRESS_EVERY = 0.5  # seconds between two times that progress is written
 _BUSY_FOR = 5.0  # seconds until a row that another had locked is tried again
 _NEVER = math.inf
+_MOST_EVIDENCE = 2_000_000  # characters of it in one transaction
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0  # seconds between tries in an outage
 
 
@@ -69,6 +71,7 @@ class Desk:
         self._draining = False
         self._pauses = False  # between two claims
         self._progress: dict[str, list[Any]] = {}  # that is to be written
+        self._progress_at = 0.0
         self._rests_until = 0.0
         self._credits = 0
         self._held: set[str] = set()
@@ -120,11 +123,13 @@ class Desk:
             self._open = True
         if self._renew_at <= clock.now():
             self._renew()
-        if self._rounds_at <= clock.now() or self._swept:
+        # Not before it is known how often a task may be tried.
+        if self._briefed and (self._rounds_at <= clock.now() or self._swept):
             self._look_after_others()
-        self._write_progress()
         if self._write_at <= clock.now() or self._wants_to_claim():
             self._write_and_claim()
+        if self._progress and self._progress_at <= clock.now():
+            self._write_progress()
         self._try_the_busy()
         self._in_touch()
 
@@ -177,7 +182,8 @@ class Desk:
     def _record_alone(self, claim: str, ended: Ended) -> str:
         """Record it as it is, else with a text of plain ASCII; return why it failed."""
         why = ""
-        for version in dict.fromkeys((ended, _plain(ended))):
+        plain = _plain(ended)
+        for version in (ended, plain) if plain != ended else (ended,):
             why = self._alone(claim, self._record_one, version)
             if not why:
                 break
@@ -258,19 +264,23 @@ class Desk:
         return allowed and clock.now() >= self._rests_until
 
     def _write_progress(self) -> None:
-        """Write how far tries are; what can't be written is told anew soon enough."""
-        news = {c: told for c, told in self._progress.items() if c in self._held}
-        self._progress.clear()
-        if news:
+        """Write how far tries are, each alone; what is in use waits a second."""
+        self._progress_at = clock.now() + _PROGRESS_EVERY
+        for claim, told in list(self._progress.items()):
             try:
-                self._queue.progress(news)
+                if claim in self._held:
+                    self._queue.progress(claim, *told)
+                del self._progress[claim]
+            except QueueBusy:
+                continue
             except QueueUnavailable:
                 raise
             except Exception:
-                logger.exception("Writing the progress of %s tries failed", len(news))
+                logger.exception("The progress of %s could not be written", claim)
+                del self._progress[claim]
 
     def _write_and_claim(self) -> None:
-        ended = {c: end for c, end in self._ended.items() if c not in self._busy}
+        ended = self._next_endings()
         wanted = self._credits if self._may_claim() else 0
         try:
             jobs = self._transaction(ended, wanted)
@@ -286,6 +296,18 @@ class Desk:
         self._committed(list(ended), [job.to_message() for job in jobs])
         if len(jobs) < wanted:
             self._found_too_few(dry=not jobs)
+
+    def _next_endings(self) -> dict[str, Ended]:
+        """Return what is to be written now: no more than a statement can hold."""
+        ended: dict[str, Ended] = {}
+        size = 0
+        for claim, one in self._ended.items():
+            size += len(one.evidence.output) + len(one.evidence.stack)
+            if ended and size > _MOST_EVIDENCE:
+                break
+            if claim not in self._busy:
+                ended[claim] = one
+        return ended
 
     def _transaction(self, ended: dict[str, Ended], wanted: int) -> list[Job]:
         for one in ended.values():
@@ -425,7 +447,7 @@ class Desk:
         readable, until = [self._channel, *self._ears()], self._next_turn()
         may_hear, every = self._may_hear(), self._queue.hear_every()
         # First, since what was to be heard may have come with an answer of the turn.
-        while not (may_hear and self._listen()):
+        while not (may_hear and self._listen() and self._poll_at <= clock.now()):
             left = until - clock.now()
             longest = min(left, every) if may_hear and every else left
             if left <= 0 or wait(readable, waiting, longest):
@@ -449,9 +471,11 @@ class Desk:
     def _next_turn(self) -> float:
         if self._available is False:
             return self._retry_at
-        if self._swept or self._progress:
-            return 0.0
-        moments = [self._renew_at, self._rounds_at, self._write_at]
+        moments = [self._renew_at, self._write_at]
+        if self._briefed:
+            moments.append(0.0 if self._swept else self._rounds_at)
+        if self._progress:
+            moments.append(self._progress_at)
         moments += self._busy.values()
         if self._briefed and self._credits and not self._draining:
             moments.append(max(self._poll_at, self._rests_until))
@@ -477,7 +501,7 @@ class Desk:
                 self._write_at = min(self._write_at, clock.now() + patience)
             case {"kind": "admit", "avoided": list(avoided)}:
                 self._queue.admit(avoided, message["only"])
-                self._waits_for_memory = bool(avoided)
+                self._waits_for_memory = bool(avoided) or message["only"] is not None
                 self._soon()
             case {"kind": "progress", "tries": dict(tries)}:
                 self._progress |= tries
@@ -524,7 +548,7 @@ class Desk:
 def _plain(ended: Ended) -> Ended:
     """Return the same in plain ASCII."""
     outcome, known = ended.outcome, ended.evidence
-    if isinstance(outcome, Failed):
+    if isinstance(outcome, Failed | OutOfMemory):
         outcome = replace(outcome, error=_plain_text(outcome.error))
     output, stack = _plain_text(known.output), _plain_text(known.stack)
     known = replace(known, output=output, stack=stack)

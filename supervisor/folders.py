@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import queue
+import re
 import shutil
 import stat
 import tempfile
@@ -17,13 +18,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from . import processes
 
 logger = logging.getLogger("background_task.supervisor")
 
-_PREFIX = "background-task"
+_NAME = "background-task-{place}-{pid}-{started}-"
 _LAST_WAIT = 5.0  # seconds for what is still to be removed at the end
 
 
@@ -31,7 +32,7 @@ class Folders:
     """Makes them in the loop, which takes no time, and removes them in a thread."""
 
     def __init__(self) -> None:
-        self._base: Path | None = None
+        self._base: Path | None = None  # of this supervisor's
         self._failed = False
         self._condemned: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self._thread = threading.Thread(
@@ -39,14 +40,18 @@ class Folders:
         )
 
     def __enter__(self) -> Self:
-        place = hashlib.sha256(processes.place().encode()).hexdigest()[:8]
-        parent = Path(tempfile.gettempdir())
-        for left in _left_behind(parent, place):
-            self._condemned.put(left)
-        pid = os.getpid()
-        started = processes.started(pid)
-        self._base = parent / f"{_PREFIX}-{place}-{pid}-{started}"
         self._thread.start()
+        pid = os.getpid()
+        place = hashlib.sha256(processes.place().encode()).hexdigest()[:8]
+        name = _NAME.format(place=place, pid=pid, started=processes.started(pid))
+        try:
+            parent = Path(tempfile.gettempdir())
+            for left in _left_behind(parent, place):
+                self._condemned.put(left)
+            # Nobody else can make it or know its name before: see tempfile.
+            self._base = Path(tempfile.mkdtemp(prefix=name, dir=parent))
+        except OSError as error:
+            self._has_failed(error)
         return self
 
     def __exit__(
@@ -64,18 +69,18 @@ class Folders:
         """Return a new folder; None, and said once, when none can be made."""
         if self._base is None:
             return None
-        folder = self._base / name
         try:
-            with contextlib.suppress(FileExistsError):
-                self._base.mkdir(mode=0o700)
-            folder.mkdir(mode=0o700)
+            (self._base / name).mkdir(mode=0o700)
         except OSError as error:
-            if not self._failed:
-                logger.error("Tasks have no temporary folders of their own: %s", error)
-            self._failed = True
+            self._has_failed(error)
             return None
         self._failed = False
-        return str(folder)
+        return str(self._base / name)
+
+    def _has_failed(self, error: OSError) -> None:
+        if not self._failed:
+            logger.error("Tasks have no temporary folders of their own: %s", error)
+        self._failed = True
 
     def remove(self, folder: str) -> None:
         """Have it and all that is in it removed."""
@@ -89,24 +94,31 @@ class Folders:
     def _remove(self) -> None:
         """Runs in the thread."""
         while (folder := self._condemned.get()) is not None:
-            shutil.rmtree(folder, onerror=_insist)
+            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():  # a task may have taken its own permissions away
+                _open_up(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open_up(folder: Path) -> None:
+    """Have permission in all folders below this one; links are not followed."""
+    for root, names, _ in os.walk(folder):
+        for path in (os.path.join(root, name) for name in names):
+            if not os.path.islink(path):
+                with contextlib.suppress(OSError):
+                    os.chmod(path, stat.S_IRWXU)
 
 
 def _left_behind(parent: Path, place: str) -> Iterator[Path]:
-    """Yield the folders of supervisors of this place that are dead."""
-    for folder in parent.glob(f"{_PREFIX}-{place}-*-*"):
-        pid, started = folder.name.split("-")[-2:]
-        known = pid.isdecimal() and started.isdecimal()
-        if known and processes.presence(int(pid), int(started)) == "gone":
-            yield folder
+    """Yield what supervisors of this place have left that are dead, if it is ours."""
+    pattern = re.compile(_NAME.format(place=place, pid=r"(\d+)", started=r"(\d+)"))
+    for folder in parent.iterdir():
+        if (match := pattern.match(folder.name)) and _is_our_folder(folder):
+            pid, started = map(int, match.groups())
+            if processes.presence(pid, started) == "gone":
+                yield folder
 
 
-def _insist(function: Any, path: str, error: Any) -> None:
-    """Try once more what could not be removed from a folder without permission."""
-    with contextlib.suppress(OSError):
-        os.chmod(os.path.dirname(path), stat.S_IRWXU)
-        if function in (os.scandir, os.open) or os.path.isdir(path):
-            os.chmod(path, stat.S_IRWXU)
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            os.unlink(path)
+def _is_our_folder(path: Path) -> bool:
+    found = path.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()

@@ -15,7 +15,8 @@ logger = logging.getLogger("background_task.supervisor")
 _FULL = 0.95  # of what the container may hold
 _EVERY = 0.1  # seconds between two looks
 _LIMIT_EVERY = 10.0  # seconds between two looks at the limit
-_PAUSE = 1.0  # seconds after a task was stopped, for its memory to be free
+_PATIENCE = 10.0  # seconds for a task that was stopped to be gone
+_WORTH_IT = 0.05  # of the container's limit: what holds less is not stopped
 
 
 class Guard:
@@ -24,7 +25,7 @@ class Guard:
     def __init__(self, container: Container) -> None:
         self._container = container
         self._limit: int | None = None
-        self._limit_at = self._look_at = 0.0
+        self._limit_at = self._look_at = self._stopped_at = 0.0
 
     @property
     def look_at(self) -> float | None:
@@ -42,14 +43,14 @@ class Guard:
         used = self._container.memory_used() or 0
         if used < self._limit * _FULL:
             return
-        sizes = [
-            (child.weigh(template), child)
-            for child in running
-            if child.begun is not None and child.stopping is None
-        ]
-        if not sizes:
-            return
-        size, largest = max(sizes, key=lambda weighed: weighed[0])
+        children = [child for child in running if child.begun is not None]
+        going = any(child.stopping is not None for child in children)
+        if going and now < self._stopped_at + _PATIENCE:
+            return  # its memory is still to come
+        sizes = [(c.weigh(template), c) for c in children if c.stopping is None]
+        size, largest = max(sizes, key=lambda weighed: weighed[0], default=(0, None))
+        if largest is None or size < self._limit * _WORTH_IT:
+            return  # it would change nothing
         logger.error("The container is nearly out of memory: stopping %s", largest)
         largest.give_way(size, used, self._limit, now)
-        self._look_at = now + _PAUSE
+        self._stopped_at = now

@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import sys
 from collections import deque
 from typing import Any
 
@@ -28,6 +29,8 @@ from .spawner import Spawner
 from .sweeper import EVERY, Remains, reap
 from .template import Template
 from .wakeups import Wakeups
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of rusage's maximum
 
 
 class Launcher(Aide):
@@ -236,7 +239,7 @@ class _Launch:
                 number=number,
                 status=os.waitstatus_to_exitcode(status),
                 cpu=usage.ru_utime + usage.ru_stime,
-                peak=max(0, usage.ru_maxrss * 1024 - self._form.inherited()),
+                peak=max(0, usage.ru_maxrss * _RSS_UNIT - self._form.inherited()),
             )
         self._dead.clear()
 

@@ -1,6 +1,6 @@
 """What must a queue be able to do, so that the bookkeeper can keep its books?"""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -68,8 +68,11 @@ class Queue(Protocol):
     def end_sessions(self, sessions: Iterable[Mapping[str, Any]]) -> None:
         """End what stopped tries have left behind elsewhere; raises nothing."""
 
-    def progress(self, told: Mapping[str, Sequence[Any]]) -> None:
-        """Write how far tries are, by claim: done, in all or None, and in words."""
+    def progress(self, claim: str, done: int, total: int | None, message: str) -> None:
+        """Write how far a try is: done, in all if that is known, and in words.
+
+        Without waiting for a row that is in use: QueueBusy.
+        """
 
     def abandon(self, claim: str, text: str) -> None:
         """Have a task never run again: its try's end can't be recorded otherwise."""

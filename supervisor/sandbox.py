@@ -19,6 +19,8 @@ class Sandbox:
     def __init__(self) -> None:
         self._stack: int | None = None  # where it is written down
         self._cpu_before = 0.0
+        self._folder = os.environ.get("TMPDIR")  # where a job has none of its own
+        self._niceness: int | None = None  # from before anything was added
         self._data_limit: tuple[int, int] | None = None  # from before it was lowered
 
     def take(self, job: Job, fds: list[int], folder: str | None) -> None:
@@ -29,11 +31,10 @@ class Sandbox:
         """
         if len(fds) == 2:
             self._stack = witness.begin(fds, self._stack)
-        if folder is not None:
-            _keep_temporary_files_in(folder)
+        _keep_temporary_files_in(folder or self._folder)
         self._cpu_before = _cpu()
         _offer_to_the_kernel()
-        _set_niceness(job.limits.nice)
+        self._add_niceness(job.limits.nice)
         self._limit_data(job.limits)
 
     @property
@@ -44,6 +45,11 @@ class Sandbox:
     def cpu(self) -> float:
         """Return the seconds of CPU that the job has taken, with its dead children."""
         return _cpu() - self._cpu_before
+
+    def _add_niceness(self, nice: int) -> None:
+        if nice and self._niceness is None:
+            self._niceness = os.nice(0)
+            os.nice(nice)
 
     def _limit_data(self, limits: Limits) -> None:
         """Have an allocation beyond the limit raise MemoryError, if that is wanted."""
@@ -66,8 +72,11 @@ def _cpu() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _keep_temporary_files_in(folder: str) -> None:
-    os.environ["TMPDIR"] = folder
+def _keep_temporary_files_in(folder: str | None) -> None:
+    if folder is None:
+        os.environ.pop("TMPDIR", None)
+    else:
+        os.environ["TMPDIR"] = folder
     tempfile.tempdir = None  # what was found before
 
 
@@ -76,12 +85,6 @@ def _offer_to_the_kernel() -> None:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
         if int(file.read()) < _OOM_SCORE:
             file.write(str(_OOM_SCORE))
-
-
-def _set_niceness(nice: int) -> None:
-    if nice:
-        with contextlib.suppress(OSError):  # lower than it is: for root alone
-            os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
 def _data_size() -> int:

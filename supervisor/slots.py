@@ -45,7 +45,7 @@ class Slots:
         self._start_timeout = start_timeout
         self._tasks_per_process = tasks_per_process
         self._container = container or Container()
-        self._oom_kills = self._container.oom_kills()
+        self._oom_kills: dict[int, int | None] = {}  # at each child's start
         self._relay, self._folders = Relay(1), Folders()
         self._children: dict[int, Child] = {}  # by number
         self._numbers = self._jobs = 0
@@ -108,6 +108,7 @@ class Slots:
     def _hand(self, former: Child, job: Job) -> Child:
         if former.witness is not None:
             self._hear_testimony(former)
+        self._oom_kills[former.number] = self._container.oom_kills()
         more, witness = self._may_follow(former.run + 1, job), self._witness()
         return former.hand(
             job,
@@ -149,6 +150,7 @@ class Slots:
             undo.pop_all()
         with theirs:
             self._numbers += 1
+            self._oom_kills[self._numbers] = self._container.oom_kills()
             self._launcher.start_child(self._numbers, theirs.detach())
         return Child(
             self._numbers,
@@ -239,23 +241,25 @@ class Slots:
         child = self._children.pop(number)
         for _ in range(_LONGEST_LINE // _CHUNK + 1):
             self._hear(child)  # its last words
-        killer = self._killer() if exitcode == -signal.SIGKILL else ""
+        killer = self._killer(child) if exitcode == -signal.SIGKILL else ""
         was_over = child.over  # its evidence is of its try, and it went on
         child.ended(exitcode, cpu=cpu, peak=peak, killed_by=killer)
         if not was_over:
             self._hear_testimony(child)
+        self._oom_kills.pop(number, None)
         self._watch.forget(child.channel)
         child.close()
 
-    def _killer(self) -> str:
-        """Say whether the kernel has killed a process of this container for memory."""
-        former, self._oom_kills = self._oom_kills, self._container.oom_kills()
-        if former is None or self._oom_kills is None:
+    def _killer(self, child: Child) -> str:
+        """Say whether the kernel has killed for memory in the child's time."""
+        before, now = self._oom_kills.get(child.number), self._container.oom_kills()
+        if before is None or now is None:
             return ""
-        if self._oom_kills > former:
+        if now > before:
             return (
-                "the kernel killed the process by SIGKILL: the container was out of "
-                f"memory (oom_kill {former} -> {self._oom_kills})"
+                "the process was killed by SIGKILL, not by its supervisor: while it "
+                "ran the kernel has killed for want of memory (oom_kill "
+                f"{before} -> {now})"
             )
         return (
             "the process was killed by SIGKILL, not by its supervisor; as far as its "

@@ -507,6 +507,8 @@ class Supervisor:
                 self._warn([*message["warnings"], *found.get("warnings", [])])
                 if self._tasks is None:
                     self._tasks = found.get("names", {})
+                    if not found.get("ahead", True):
+                        self._window = Window(self.options.workers, 0)
                     if not found.get("listens"):
                         self.announcer = None
                     self._brief_bookkeeper()

@@ -145,3 +145,5 @@ class Tries:
         """Whoever was handed the outcomes is gone: they are to be handed in again."""
         for attempt in self._tries.values():
             attempt.handed_in = False
+            if attempt.child is not None:
+                attempt.child.told_progress = None

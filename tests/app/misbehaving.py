@@ -244,6 +244,13 @@ def fail_twice(message):
     raise ValueError(message)
 
 
+@background(max_attempts=1)
+def wait_once(journal, label, path):
+    with journaled(journal, label):
+        while not os.path.exists(path):
+            time.sleep(0.02)
+
+
 @background(dont_retry_on=(KeyError, ZeroDivisionError))
 def fail_for_good(name):
     raise {"KeyError": KeyError, "ValueError": ValueError}[name]("as said")

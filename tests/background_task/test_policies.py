@@ -2,12 +2,16 @@
 
 from datetime import timedelta
 
-from django.test import SimpleTestCase, override_settings
+from django.test import SimpleTestCase, TestCase, override_settings
+from django.utils import timezone
 
-from background_task import policies, retries
+from background_task import books, policies, retries
 from background_task.current import CurrentTask
 from background_task.limits import SettingError
+from background_task.models import Attempt, CompletedTask, Task
 from background_task.policies import Policy
+
+from .tools import make_task
 
 
 class PolicyTests(SimpleTestCase):
@@ -52,6 +56,38 @@ class PolicyTests(SimpleTestCase):
                 policies.check(said, "{} of somebody")
 
 
+class CrashTests(TestCase):
+    @override_settings(BACKGROUND_TASK_MAX_CRASHES="1")
+    def test_the_number_may_be_a_text_as_an_environment_gives_it(self):
+        task = make_task("job")
+        task.lock("a-runner")
+        claim = books.Claim.of(Task.objects.get())
+        evidence = {
+            "outcome": Attempt.Outcome.CRASHED,
+            "started_at": timezone.now(),
+            "ended_at": timezone.now(),
+            "exit_code": -11,
+        }
+
+        books.record([books.Ending(claim, "Crashed", False, evidence)])
+
+        self.assertIn("Parked", CompletedTask.objects.get().last_error)
+
+    def test_a_repetition_keeps_the_calls_limit_and_a_release_forgets_progress(self):
+        task = make_task("job", repeat=60)
+        values = {"max_run_time": 5, "progress_done": 3, "progress_message": "x"}
+        Task.objects.update(**values)
+        task.lock("a-runner")
+        books.release(books.Claim.of(Task.objects.get()))
+        row = Task.objects.get()
+        self.assertEqual((row.progress_done, row.progress_message), (None, None))
+        row.lock("a-runner")
+
+        books.succeed(books.Claim.of(Task.objects.get()))
+
+        self.assertEqual(Task.objects.get().max_run_time, 5)
+
+
 class Try:
     """What the supervisor's side gives to a task."""
 
@@ -84,6 +120,16 @@ class CurrentTaskTests(SimpleTestCase):
         self.assertEqual(repr(self.task), "<try 2 of task 7>")
         self.assertEqual(self.task.claim, "7@now")
         self.assertEqual(self.task.time_left(), 60.0)
+
+    def test_a_task_that_runs_another_is_itself_again_afterwards(self):
+        self.task.enter(7, 2, "7@now", self.of)
+        with self.task.as_another(8, 1, "8@now"):
+            self.task.progress(5)
+            self.assertEqual(self.task.id, 8)
+
+        self.task.progress(6)
+        self.assertEqual((self.task.id, self.task.claim), (7, "7@now"))
+        self.assertEqual(self.of.told, [(6, None, "")])
 
     def test_of_much_progress_the_first_and_the_last_are_told(self):
         self.task.enter(7, 2, "7@now", self.of)

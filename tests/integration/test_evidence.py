@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.db import OperationalError, connection, connections, transaction
 from django.utils import timezone
 
-from background_task.models import Attempt, CompletedTask
+from background_task.models import Attempt, CompletedTask, Task
 from tests.app import misbehaving
 
 from .tools import (
@@ -124,6 +124,18 @@ class EvidenceTests(LifecycleTestCase):
 
         self.assertEqual(row(task).attempts, 1)
 
+    def test_a_task_with_a_single_try_is_not_tried_again_when_its_runner_died(self):
+        task = misbehaving.wait_once(str(self.journal), "once", str(self.folder / "no"))
+        with supervised() as runner:
+            self.journal.pid_of("once")
+            runner.kill()
+            wait_until(runner.is_gone)
+
+        run_until_empty()
+
+        self.assertRegex(completed(task).last_error, "^Lost: its runner died")
+        self.assertEqual(self.journal.begun(), ["once"])
+
 
 class TimeTests(LifecycleTestCase):
     def test_a_call_has_a_limit_of_its_own(self):
@@ -166,6 +178,22 @@ class ProgressTests(LifecycleTestCase):
             wait_until(lambda: CompletedTask.objects.count() == 1)
             self.assertEqual(self.journal.begun(), [f"<try 1 of task {task.pk}>"])
             self.assertNotIn("Traceback", runner.output)
+
+    @pytest.mark.lifecycle
+    def test_a_row_that_another_has_locked_holds_up_nobody(self):
+        if connection.vendor == "sqlite":
+            self.skipTest("one lock for the whole database")
+        gate = self.folder / "gate"
+        task = misbehaving.tell_progress(str(self.journal), str(gate))
+        with supervised("--workers", 2) as runner:
+            wait_until(lambda: row(task).progress_done == 7)
+            with transaction.atomic():
+                Task.objects.select_for_update().get(pk=task.pk)
+                others = [misbehaving.work(str(self.journal), n) for n in range(4)]
+                wait_until(lambda: CompletedTask.objects.count() == len(others))
+            gate.touch()
+            wait_until(lambda: CompletedTask.objects.count() == len(others) + 1)
+            self.assertNotIn("unavailable", runner.output)
 
 
 @pytest.mark.lifecycle

@@ -130,12 +130,9 @@ class MemoryQueue:
         for session in sessions:
             self._write(event="session ended", session=session)
 
-    def progress(self, told):
-        for claim, (done, total, message) in told.items():
-            number, _ = self.claims.get(claim, (None, None))
-            self._write(
-                event="progress", id=number, done=done, total=total, text=message
-            )
+    def progress(self, claim, done, total, message):
+        number, _ = self.claims.get(claim, (None, None))
+        self._write(event="progress", id=number, done=done, total=total, text=message)
 
     def abandon(self, claim, text):
         self._catch_up()

@@ -47,7 +47,7 @@ def test_version_2_is_read(groups):
     container = Container(**groups(V2, ["0::/"]))
 
     assert container.memory_limit() == 1000 * MIB
-    assert container.memory_used() == 200 * MIB
+    assert container.memory_used() == 200 * MIB - 7
     assert container.oom_kills() == 2
     assert container.processors() == min(2, len(os.sched_getaffinity(0)))
     assert budget_of(container) == 900 * MIB
@@ -137,7 +137,7 @@ def test_when_it_is_nearly_full_the_largest_goes(start, groups, tmp_path):
 @pytest.mark.parametrize(
     ("kills", "says"),
     [
-        (3, "the container was out of memory (oom_kill 2 -> 3)"),
+        (3, "the kernel has killed for want of memory (oom_kill 2 -> 3)"),
         (2, "as far as its control group tells the kernel was not out of memory"),
     ],
 )
