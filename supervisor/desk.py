@@ -221,7 +221,11 @@ class Desk:
         except Exception as error:
             if _is_away(error):
                 raise
-            logger.exception("What dead runners held could not be rescued")
+            text = "What dead runners held could not be rescued now"
+            if isinstance(error, QueueBusy):
+                logger.warning("%s: a row is in use: %s", text, error)
+            else:
+                logger.exception(text)
             self._swept.clear()  # they are found dead again
             self._rounds_at = clock.now() + self._rounds_after
             self._rounds_after = min(self._rounds_after * 2, _ROUNDS_AT_LEAST_EVERY)

@@ -56,7 +56,7 @@ class Sandbox:
         wanted = limits.hard_memory and limits.memory is not None
         if not wanted and self._data_limit is None:
             return
-        import resource  # there is none on Windows
+        import resource
 
         if self._data_limit is None:
             self._data_limit = resource.getrlimit(resource.RLIMIT_DATA)
@@ -68,8 +68,11 @@ class Sandbox:
 
 
 def _cpu() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    import resource  # there is none on Windows
+
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    dead = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + dead.ru_utime + dead.ru_stime
 
 
 def _keep_temporary_files_in(folder: str | None) -> None:

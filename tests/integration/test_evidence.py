@@ -1,5 +1,6 @@
 """What the rows say of each try: evidence, history, progress, policies."""
 
+import contextlib
 import threading
 from datetime import timedelta
 
@@ -187,13 +188,36 @@ class ProgressTests(LifecycleTestCase):
         task = misbehaving.tell_progress(str(self.journal), str(gate))
         with supervised("--workers", 2) as runner:
             wait_until(lambda: row(task).progress_done == 7)
-            with transaction.atomic():
-                Task.objects.select_for_update().get(pk=task.pk)
-                others = [misbehaving.work(str(self.journal), n) for n in range(4)]
-                wait_until(lambda: CompletedTask.objects.count() == len(others))
+            with self.locked(task):
+                for number in range(4):
+                    misbehaving.work(str(self.journal), number)
+                wait_until(lambda: CompletedTask.objects.count() == 4)
             gate.touch()
-            wait_until(lambda: CompletedTask.objects.count() == len(others) + 1)
+            wait_until(lambda: CompletedTask.objects.count() == 5)
             self.assertNotIn("unavailable", runner.output)
+
+    @contextlib.contextmanager
+    def locked(self, task):
+        """Have another session lock a task's row meanwhile."""
+        locked, done = threading.Event(), threading.Event()
+
+        def hold():
+            try:
+                with transaction.atomic():
+                    Task.objects.select_for_update().get(pk=task.pk)
+                    locked.set()
+                    done.wait(60)
+            finally:
+                connections.close_all()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        try:
+            self.assertTrue(locked.wait(30))
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 @pytest.mark.lifecycle
