@@ -30,14 +30,14 @@ def session_of(connection: Any) -> dict[str, Any] | None:
     pooler the server's session is not the client's: it may serve somebody else soon.
     """
     try:
+        raw = connection.connection
         if connection.vendor == "postgresql":
-            known = connection.connection.info.backend_pid
-            query = _POSTGRESQL
+            known, query = raw.info.backend_pid, _POSTGRESQL
         elif connection.vendor == "mysql":
-            known, query = connection.connection.thread_id(), _MYSQL
+            known, query = raw.thread_id(), _MYSQL
         else:
             return None
-        with connection.cursor() as cursor:
+        with raw.cursor() as cursor:  # not the task's: it counts its own queries
             cursor.execute(query)
             number, which = cursor.fetchone()
     except Exception:  # a task must not fail of it
