@@ -20,7 +20,7 @@ BENCH := $(VENV)-bench
 BENCHING := $(BENCH)/.benching
 BENCH_PIP := PYTHONWARNINGS=ignore $(BENCH)/bin/python -m pip install --quiet
 
-.PHONY: demo admin test soak lint matrix bench bench-claims bench-limits clean
+.PHONY: demo admin test soak chaos lint matrix bench bench-claims bench-limits clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,9 @@ test: $(TESTING)  ## every test, on every database that is found
 
 soak: $(TESTING)  ## 2,000 tasks, one of two supervisors killed; 100,000 no-ops
 	$(BIN)/python -m tests.every_database --only postgresql -m soak -s
+
+chaos: $(TESTING)  ## break everything at random for a while; ARGS="--database mariadb --seed 7"
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(LINTING)  ## ruff and mypy, strict; the wheel and the sdist hold what they should
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ import os
 
 from background_task import background
 
-from . import misbehaving, receivers  # noqa: F401
+from . import chaos, misbehaving, receivers  # noqa: F401
 
 if "TEST_SIGNALS" in os.environ:
     receivers.connect(os.environ["TEST_SIGNALS"])

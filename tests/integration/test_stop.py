@@ -109,7 +109,8 @@ class StopTests(LifecycleTestCase):
         self.assertEqual(completed(running).attempts, 1)
 
     def test_int_and_hup_drain_as_term_does(self):
-        for number in (signal.SIGINT, signal.SIGHUP):
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # under nohup
+        for number in (signal.SIGINT, signal.SIGHUP)[: 1 if ignored else 2]:
             with self.subTest(number.name), supervised("--drain-timeout", 0) as runner:
                 label = f"until {number.name}"
                 task = misbehaving.work(str(self.journal), label, 600)

@@ -111,7 +111,7 @@ def test_what_a_task_inherits_does_not_count(start):
         "OutOfMemory",
     ]
     assert run.ending(1)["evidence"]["peak"] < 20 * MIB
-    assert 90 * MIB < run.ending(3)["evidence"]["peak"] < 200 * MIB
+    assert 50 * MIB < run.ending(3)["evidence"]["peak"] < 200 * MIB
 
 
 def test_what_is_final_is_said_so(start):

@@ -1,0 +1,50 @@
+"""Break everything at random, and prove that nothing was lost: `make chaos`.
+
+python -m tests.chaos --database postgresql --minutes 15 --tasks 20000 --seed 7
+"""
+
+import argparse
+import os
+import random
+import sys
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--database",
+        choices=["postgresql", "mariadb", "sqlite"],
+        default="postgresql",
+    )
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--tasks", type=int, help="default: twenty for each second")
+    parser.add_argument("--supervisors", type=int, default=2)
+    parser.add_argument("--pace", type=float, default=1.0, help="seconds per fault")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    options = parser.parse_args()
+    django.setup()
+    from .run import Plan, carry_out
+
+    seconds = options.minutes * 60
+    verdict = carry_out(
+        Plan(
+            database=options.database,
+            seed=options.seed,
+            seconds=seconds,
+            tasks=options.tasks or round(seconds * 20),
+            supervisors=options.supervisors,
+            pace=options.pace,
+        )
+    )
+    print(verdict, end="")
+    if verdict.broken:
+        print(f"What is left of it: {verdict.folder}")
+    return bool(verdict.broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
