@@ -27,7 +27,12 @@ import pytest
 
 MARIADB_HERE = "mysql://root@127.0.0.1:3306/background_task"
 AT_A_TIME = 3
-ON_EVERY_DATABASE = ["tests/background_task", "tests/integration", "tests/upgrade"]
+ON_EVERY_DATABASE = [
+    "tests/background_task",
+    "tests/integration",
+    "tests/upgrade",
+    "tests/chaos/test_chaos.py",
+]
 # What each run of a database is told to test, unless the command line says it.
 RUNS = {
     "sqlite": [["tests", "--ignore=tests/integration"], ["tests/integration"]],

@@ -146,7 +146,10 @@ class Story:
                 self.supervisors.revive()
                 time.sleep(min(left, 0.1))
             self._do(fault)
-        driver.join()
+        while driver.is_alive():
+            self._undo_what_is_due()
+            self.supervisors.revive()
+            driver.join(0.1)
         self._settle()
 
     def _look_at_runners(self):

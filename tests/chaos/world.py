@@ -82,7 +82,8 @@ def database(name, folder):
     if name == "sqlite":
         yield _sqlite(folder), None
     elif name == "mariadb":
-        settings = settings_from_url(MARIADB)
+        settings = settings_from_url(os.environ.get("MARIADB_URL", MARIADB))
+        settings["NAME"] = "background_task_chaos"
         _recreate_mysql(settings)
         yield settings, None
     else:

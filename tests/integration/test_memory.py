@@ -2,6 +2,7 @@
 
 import pytest
 
+from background_task.models import CompletedTask
 from tests.app import misbehaving
 
 from .tools import LifecycleTestCase, completed, note, row, run_until_empty
@@ -29,6 +30,42 @@ class MemoryTests(LifecycleTestCase):
                 )
                 note(f"holds 600 MiB {how}", stopped)
         self.assertEqual(completed(modest).attempts, 1)
+
+    @pytest.mark.lifecycle
+    def test_what_does_not_fit_into_the_budget_waits_its_turn(self):
+        for number in range(3):
+            misbehaving.work(str(self.journal), f"large {number}", 0.3)
+        misbehaving.be_invalid("unlimited")
+
+        output = run_until_empty(
+            *("--workers", 3, "--memory-budget", "500M"),
+            settings={
+                "BACKGROUND_TASK_OVERRIDES": {
+                    "tests.app.misbehaving.work": {"memory_limit": "300M"}
+                }
+            },
+        )
+
+        events = [(event, label) for event, _, _, label in self.journal.entries()]
+        self.assertEqual(len(events), 6, output)
+        for begin, end in zip(events[::2], events[1::2], strict=True):
+            self.assertEqual((begin[0], end[0]), ("begin", "end"))
+            self.assertEqual(begin[1], end[1])
+        self.assertEqual(CompletedTask.objects.succeeded().count(), 3)
+        self.assertEqual(CompletedTask.objects.failed().count(), 1)
+
+    def test_what_can_never_fit_fails_for_good(self):
+        task = misbehaving.work(str(self.journal), "giant")
+
+        run_until_empty(
+            *("--memory-limit", "800M", "--memory-budget", "500M"),
+            *("--workers", "auto"),
+        )
+
+        failed = completed(task)
+        self.assertIsNotNone(failed.failed_at)
+        self.assertIn("can never be had", failed.last_error)
+        self.assertEqual(failed.attempts, 1)
 
     def test_the_command_lines_limit_is_the_ceiling(self):
         task = misbehaving.hold_memory(600)
