@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -154,7 +155,12 @@ class _Jobs:
         self._is_fit = True  # for another job
         self._context: Context | None = None
         self._surroundings: Surroundings | None = None  # of the first of several
-        os.register_at_fork(after_in_child=self._leave_to_parent)
+        self._masks: dict[int, set[int]] = {}  # of threads that fork, from before
+        os.register_at_fork(
+            before=self._hold_terms,
+            after_in_parent=self._release_terms,
+            after_in_child=self._leave_to_parent,
+        )
 
     def run(self, job: Job, more: bool, fds: list[int], folder: str | None) -> int:
         """Run a job and report; return the exit code.
@@ -230,11 +236,26 @@ class _Jobs:
         if os.getpid() == self._pid:  # and no fork, which came here by returning
             _report(self._channel, verdict, cpu=self._box.cpu(), **fields)
 
+    def _hold_terms(self) -> None:
+        """Have a SIGTERM wait while the task forks.
+
+        Python would forget one that comes to the child before its handler is gone, and
+        a pool that ends its workers would wait for it for ever.
+        """
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        self._masks[threading.get_ident()] = former
+
+    def _release_terms(self) -> None:
+        former = self._masks.pop(threading.get_ident(), None)
+        if former is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
     def _leave_to_parent(self) -> None:
         """Have no part in the try. Runs in a process that the task has forked."""
         self._channel.close()
         if signal.getsignal(signal.SIGTERM) == self._on_term:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._release_terms()
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
         """Raise what the target wants, once, so that `finally` blocks unwind."""

@@ -179,3 +179,16 @@ def test_nothing_of_it_stays_behind(start, tmp_path):
 
     assert run.finish() == 0, run.log
     assert set(os.listdir("/dev/shm")) - before == set()
+
+
+def test_pools_of_processes_end_however_soon_they_are_ended(start):
+    """A worker that has just been forked must not lose the SIGTERM of its pool."""
+    number = 60
+    run = start(
+        *[job("pool_of_four", 0.0, seconds=30) for _ in range(number)],
+        workers=6,
+        until_empty=True,
+    )
+
+    assert run.finish() == 0, run.log
+    assert [run.endings(n) for n in range(1, number + 1)] == [["Succeeded"]] * number

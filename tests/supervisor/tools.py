@@ -192,9 +192,8 @@ class Run:
         """Return the process that carries a title, or None."""
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
-                if process.cmdline()[:1] and process.cmdline()[0].startswith(
-                    f"background_task: {title}"
-                ):
+                name = " ".join(process.cmdline())  # empty, when it is gone
+                if name.startswith(f"background_task: {title}"):
                     return process.pid
         return None
 
