@@ -27,8 +27,9 @@ logger = logging.getLogger("background_task.supervisor")
 
 # A tree that goes on growing after it was asked to stop is not given its grace.
 _GROWING_ON = 1.25
-# Seconds that a process which is to be killed at once has to write its stack down.
-_LAST_LOOK = 0.02
+# Seconds between two looks whether a process that is to be killed at once has written
+# its stack down, and for all of them.
+_LAST_LOOK, _LAST_LOOKS = 0.02, 0.2
 
 
 _MOST_SESSIONS = 20  # that are ended when a process is stopped: the last ones
@@ -117,6 +118,7 @@ class Child:
         self.out_of_reach = False  # it has become another user's, and goes on
         self._more = more
         self._signalled = self._tells_its_stack = False
+        self._urgent = False  # it is killed as soon as its stack is there
         self._pidfd: int | None = None
         self._ended_at: float | None = None
         self._cpu: float | None = None
@@ -255,7 +257,17 @@ class Child:
             assert limits.stall is not None, "there is a moment of it"
             self.stop(TimedOut(limits.stall, limits.stall_name, True, final), now)
         if self.kill_at is not None and now >= self.kill_at:
-            self.kill()
+            if self._still_writes_its_stack(now):
+                self.kill_at = now + _LAST_LOOK
+            else:
+                self.kill()
+
+    def _still_writes_its_stack(self, now: float) -> bool:
+        """Has one that is to be killed at once been asked where it is just now?"""
+        if not self._urgent or self._stopped_at is None or self.witness is None:
+            return False
+        in_time = self._tells_its_stack and now < self._stopped_at + _LAST_LOOKS
+        return in_time and not self.witness.stack()
 
     def _over_time(self, now: float) -> None:
         limits = self.job.limits
@@ -288,12 +300,14 @@ class Child:
         final = limits.memory_is_final
         self.stop(OutOfMemory(used, limits.memory, limits.memory_name, final), now)
         if used > limits.memory * _GROWING_ON:
+            self._urgent = True
             self._insist_by(now + _LAST_LOOK)
 
     def give_way(self, used: int, held: int, limit: int, now: float) -> None:
         """Stop at once: it holds the most in a container that is nearly full."""
         final = self.job.limits.memory_is_final
         name = "the container's memory limit"
+        self._urgent = True
         self.stop(
             OutOfMemory(used, limit, name, final, container_held=held),
             now,
