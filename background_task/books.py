@@ -15,7 +15,7 @@ from django.db import Error, connections, router, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from . import policies, wakeups
+from . import compiled, policies, wakeups
 from .managers import TaskQuerySet
 from .models import Attempt, CompletedTask, Task, logger
 from .outages import UNREADABLE, is_passing
@@ -50,7 +50,7 @@ class Entry:
     task: Task
     completed: CompletedTask | None = None
     repetition: Task | None = None
-    attempt: Attempt | None = None
+    attempt: Mapping[str, Any] | None = None  # its columns
 
     @classmethod
     def told(cls, pk: int, row: Task | CompletedTask) -> Self:
@@ -238,30 +238,31 @@ def _entered(task: Task, ending: Ending) -> Entry:
     return Entry(task=task, attempt=attempt)
 
 
-def _attempt(task: Task, ending: Ending) -> Attempt | None:
-    """Return the row of the try's evidence, if there is any."""
+def _attempt(task: Task, ending: Ending) -> dict[str, Any] | None:
+    """Return the columns of the try's evidence, if there is any."""
     if ending.evidence is None:
         return None
     started_at, waited = ending.evidence["started_at"], None
     if started_at is not None:
         waited = (started_at - task.run_at).total_seconds()
-    return Attempt(
-        task_id=task.pk,
-        task_name=task.task_name,
-        number=task.attempts,
-        error=ending.error or "",
-        waited=waited,
+    return {
+        "task_id": task.pk,
+        "task_name": task.task_name,
+        "number": task.attempts,
+        "error": ending.error or "",
+        "waited": waited,
         **ending.evidence,
-    )
+    }
 
 
-def _parked(attempt: Attempt) -> str:
+def _parked(attempt: Mapping[str, Any]) -> str:
     """Say why a task whose process dies again and again is given up, if it is."""
     most = app_settings.BACKGROUND_TASK_MAX_CRASHES
-    died = attempt.outcome == Attempt.Outcome.CRASHED and attempt.exit_code is not None
-    if most is None or not died or attempt.started_at is None:
+    crashed = attempt["outcome"] == Attempt.Outcome.CRASHED
+    died = crashed and attempt.get("exit_code") is not None
+    if most is None or not died or attempt["started_at"] is None:
         return ""
-    before = Attempt.of(attempt.task_id, _database()).filter(
+    before = Attempt.of(attempt["task_id"], _database()).filter(
         outcome=Attempt.Outcome.CRASHED,
         exit_code__isnull=False,
         started_at__isnull=False,
@@ -299,7 +300,7 @@ def _write(entries: Collection[Entry]) -> None:
     _save(entry.completed for entry in entries if entry.completed)
     _save(entry.repetition for entry in entries if entry.repetition)
     if attempts := [entry.attempt for entry in entries if entry.attempt]:
-        Attempt._base_manager.using(_database()).bulk_create(attempts)
+        compiled.insert(connections[_database()], Attempt, attempts)
     if over := [entry.task for entry in entries if entry.completed]:
         _of(over).delete()
     if again := [entry.task for entry in entries if not entry.completed]:

@@ -4,7 +4,7 @@ Building a query from a model and compiling it takes longer than the database ta
 answer, if the answer is a few rows by an index.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +31,24 @@ def statement(
             raise AssertionError(f"{text}: {compiled} are not {params}")
         _TEXTS[key] = text
     return text, params
+
+
+def insert(connection: Any, model: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, each of which has the same columns, in one statement.
+
+    Plain values only, and no signals: what `bulk_create` does with the fields of each
+    row takes longer than the database does.
+    """
+    quoted = connection.ops.quote_name
+    columns = list(rows[0])
+    values = f"({', '.join(['%s'] * len(columns))})"
+    text = (
+        f"INSERT INTO {quoted(model._meta.db_table)} "
+        f"({', '.join(map(quoted, columns))}) VALUES {', '.join([values] * len(rows))}"
+    )
+    params = [_adapted(connection, row[name]) for row in rows for name in columns]
+    with connection.cursor() as cursor:
+        cursor.execute(text, params)
 
 
 def _adapted(connection: Any, value: Any) -> Any:

@@ -24,6 +24,7 @@ class Container:
         is_v2 = (self._root / "cgroup.controllers").exists()
         self._memory_v2 = _chain(self._root, unified) if is_v2 else []
         self._memory_v1 = _chain(self._root / "memory", by_controller.get("memory"))
+        self._oom_file = self._file_of_oom_kills()
         self._cpu_v2 = self._memory_v2
         self._cpu_v1 = _chain(self._root / "cpu", by_controller.get("cpu"))
 
@@ -65,14 +66,12 @@ class Container:
 
         None where that is not counted.
         """
-        for groups, file in (
-            (self._memory_v2, "memory.events"),
-            (self._memory_v1, "memory.oom_control"),
-        ):
-            for group in groups:
-                if (group / file).exists():
-                    return _field(group / file, "oom_kill")
-        return None
+        return None if self._oom_file is None else _field(self._oom_file, "oom_kill")
+
+    def _file_of_oom_kills(self) -> Path | None:
+        files = [group / "memory.events" for group in self._memory_v2]
+        files += [group / "memory.oom_control" for group in self._memory_v1]
+        return next((file for file in files if file.exists()), None)
 
     def processors(self) -> int:
         """Return how many processors it may use at a time, at least 1."""

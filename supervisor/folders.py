@@ -32,7 +32,7 @@ class Folders:
     """Makes them in the loop, which takes no time, and removes them in a thread."""
 
     def __init__(self) -> None:
-        self._base: Path | None = None  # of this supervisor's
+        self._base: str | None = None  # of this supervisor's
         self._failed = False
         self._condemned: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self._thread = threading.Thread(
@@ -49,7 +49,7 @@ class Folders:
             for left in _left_behind(parent, place):
                 self._condemned.put(left)
             # Nobody else can make it or know its name before: see tempfile.
-            self._base = Path(tempfile.mkdtemp(prefix=name, dir=parent))
+            self._base = tempfile.mkdtemp(prefix=name, dir=parent)
         except OSError as error:
             self._has_failed(error)
         return self
@@ -61,7 +61,7 @@ class Folders:
         trace: TracebackType | None,
     ) -> None:
         if self._base is not None:
-            self._condemned.put(self._base)
+            self._condemned.put(Path(self._base))
         self._condemned.put(None)
         self._thread.join(_LAST_WAIT)
 
@@ -69,13 +69,14 @@ class Folders:
         """Return a new folder; None, and said once, when none can be made."""
         if self._base is None:
             return None
+        folder = f"{self._base}/{name}"  # by text: it is done for every job
         try:
-            (self._base / name).mkdir(mode=0o700)
+            os.mkdir(folder, 0o700)
         except OSError as error:
             self._has_failed(error)
             return None
         self._failed = False
-        return str(self._base / name)
+        return folder
 
     def _has_failed(self, error: OSError) -> None:
         if not self._failed:

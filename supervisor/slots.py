@@ -1,6 +1,7 @@
 """What runs right now? The children, each watched, limited and heard out."""
 
 import contextlib
+import math
 import signal
 from collections.abc import Iterator
 from typing import Self
@@ -46,6 +47,7 @@ class Slots:
         self._tasks_per_process = tasks_per_process
         self._container = container or Container()
         self._oom_kills: dict[int, int | None] = {}  # at each child's start
+        self._last_oom_kills: tuple[float, int | None] = -math.inf, None
         self._relay, self._folders = Relay(1), Folders()
         self._children: dict[int, Child] = {}  # by number
         self._numbers = self._jobs = 0
@@ -108,7 +110,7 @@ class Slots:
     def _hand(self, former: Child, job: Job) -> Child:
         if former.witness is not None:
             self._hear_testimony(former)
-        self._oom_kills[former.number] = self._container.oom_kills()
+        self._oom_kills[former.number] = self._oom_kills_until_now()
         more, witness = self._may_follow(former.run + 1, job), self._witness()
         return former.hand(
             job,
@@ -150,7 +152,7 @@ class Slots:
             undo.pop_all()
         with theirs:
             self._numbers += 1
-            self._oom_kills[self._numbers] = self._container.oom_kills()
+            self._oom_kills[self._numbers] = self._oom_kills_until_now()
             self._launcher.start_child(self._numbers, theirs.detach())
         return Child(
             self._numbers,
@@ -249,6 +251,13 @@ class Slots:
         self._oom_kills.pop(number, None)
         self._watch.forget(child.channel)
         child.close()
+
+    def _oom_kills_until_now(self) -> int | None:
+        """Return the container's count, to the second: it is asked for every job."""
+        at, _ = self._last_oom_kills
+        if clock.now() >= at + 1.0:
+            self._last_oom_kills = clock.now(), self._container.oom_kills()
+        return self._last_oom_kills[1]
 
     def _killer(self, child: Child) -> str:
         """Say whether the kernel has killed for memory in the child's time."""

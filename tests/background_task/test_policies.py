@@ -67,6 +67,8 @@ class CrashTests(TestCase):
             "started_at": timezone.now(),
             "ended_at": timezone.now(),
             "exit_code": -11,
+            **dict.fromkeys(("host", "runner_id", "output", "stack"), ""),
+            "output_size": 0,
         }
 
         books.record([books.Ending(claim, "Crashed", False, evidence)])
