@@ -23,6 +23,8 @@ from .settings import app_settings
 from .signals import broadcast, task_failed, task_rescheduled, task_successful
 
 _PROGRESS = "progress_done", "progress_total", "progress_message"
+# What a row is that nobody holds any more.
+UNLOCKED: dict[str, Any] = dict.fromkeys(("locked_by", "locked_at", *_PROGRESS))
 
 
 class Claim(NamedTuple):
@@ -117,8 +119,7 @@ def release_all(claims: Collection[Claim]) -> dict[Claim, Task]:
     # A savepoint, if a transaction is open: a refusal must not undo what else is in it.
     with transaction.atomic(using=_database()):
         tasks = _locked(claims)
-        free: dict[str, Any] = dict.fromkeys(("locked_by", "locked_at", *_PROGRESS))
-        _of(tasks.values()).update(**free)
+        _of(tasks.values()).update(**UNLOCKED)
         for queue in {task.queue for task in tasks.values()}:
             wakeups.notify(queue, _database())  # another runner may take them
     return tasks
@@ -193,10 +194,9 @@ def abandon(claim: Claim, error: str) -> bool:
 def _abandoned(error: str) -> dict[str, Any]:
     text = error.replace("\x00", "\\x00").encode("ascii", "backslashreplace").decode()
     return {
+        **UNLOCKED,
         "failed_at": timezone.now(),
         "last_error": text,
-        "locked_by": None,
-        "locked_at": None,
     }
 
 

@@ -155,7 +155,7 @@ def free_expired() -> int:
     limit = timedelta(seconds=app_settings.BACKGROUND_TASK_MAX_RUN_TIME)
     rows = _tasks().filter(locked_at__lt=timezone.now() - limit)
     held = Runner._base_manager.filter(pk=OuterRef("locked_by"))
-    return rows.exclude(Exists(held)).update(locked_by=None, locked_at=None)
+    return rows.exclude(Exists(held)).update(**books.UNLOCKED)
 
 
 def reclaim_pids() -> int:
@@ -165,7 +165,7 @@ def reclaim_pids() -> int:
     in-process runner is left. Costs no attempt, as when such a lock expires.
     """
     rows = _tasks().filter(locked_by__regex=r"^[0-9]+$")
-    reclaimed = rows.update(locked_by=None, locked_at=None)
+    reclaimed = rows.update(**books.UNLOCKED)
     logger.warning("Tasks unlocked that were locked by a bare pid: %s", reclaimed)
     return reclaimed
 

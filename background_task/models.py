@@ -263,8 +263,10 @@ class Task(BaseTask):
         type: type[BaseException] | None,
         err: BaseException,
         traceback: TracebackType | None,
+        *,
+        permanent: bool = False,
     ) -> None:
-        """Record that this try failed: for a later try, or for good.
+        """Record that this try failed: for a later try, or for good if `permanent`.
 
         Sends `task_rescheduled` or `task_failed` after the commit. Changes nothing if
         the task is no longer locked as this instance says.
@@ -274,7 +276,7 @@ class Task(BaseTask):
         entry = books.fail(
             books.Claim.of(self),
             traceback_text(err.with_traceback(traceback)),
-            permanent=is_permanent(err),
+            permanent=permanent or is_permanent(err),
         )
         if entry is None:
             logger.warning(

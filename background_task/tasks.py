@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, Literal, overload
 
@@ -387,19 +387,13 @@ def _record_failure(
     if task is None:
         logger.error("Calling %s failed", proxy, exc_info=error)
         return
-    if isinstance(error, proxy.policy.dont_retry_on):
-        with suppress(AttributeError):  # of a class with slots
-            error.permanent = True  # type: ignore[attr-defined]
-    text = "Failed for good: %s" if _is_final(task, error) else "Rescheduling %s"
+    permanent = is_permanent(error) or isinstance(error, proxy.policy.dont_retry_on)
+    is_final = permanent or task.attempts + 1 >= policies.max_attempts(task.task_name)
+    text = "Failed for good: %s" if is_final else "Rescheduling %s"
     logger.error(text, f"task {task.with_id()}", exc_info=error)
     broadcast(signals.task_error, type(error), task=task)
     with _abandoned_if_refused(task):
-        task.reschedule(type(error), error, error.__traceback__)
-
-
-def _is_final(task: Task, error: BaseException) -> bool:
-    is_last = task.attempts + 1 >= policies.max_attempts(task.task_name)
-    return is_last or is_permanent(error)
+        task.reschedule(type(error), error, error.__traceback__, permanent=permanent)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class Books:
     arguments: dict[str, Any] = field(default_factory=dict)
     lease: float  # seconds
     sleep: float  # seconds: the longest wait between two looks
+    until_empty: bool = False  # the runner leaves when nothing is due
 
 
 class Bookkeeper(Aide):
@@ -83,7 +84,14 @@ def keep_books(
     queue: Queue = named(books.queue)(project.environment, books.arguments, runner)
     # The relay comes after the set-up of the project, which configures logging.
     with contextlib.closing(Channel(end)) as channel, LogRelay("background_task"):
-        desk = Desk(channel, queue, register, lease=books.lease, sleep=books.sleep)
+        desk = Desk(
+            channel,
+            queue,
+            register,
+            lease=books.lease,
+            sleep=books.sleep,
+            until_empty=books.until_empty,
+        )
         try:
             desk.work()
         except Exception:  # when the channel ends, we are not waited for any more

@@ -445,7 +445,7 @@ class Child:
                 self.scales.peak or limits.memory,
                 limits.memory,
                 limits.memory_name,
-                limits.memory_is_final,
+                limits.memory_is_final or report.permanent,
                 report.error,
             )
         return Failed(report.error, report.permanent)

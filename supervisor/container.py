@@ -47,8 +47,9 @@ class Container:
         ):
             used = _number(group / current)
             if used is not None:
-                stat = group / "memory.stat"
-                return max(0, used - sum(_field(stat, name) for name in dropped))
+                lines = (line.split() for line in _lines(group / "memory.stat"))
+                stat = {name: int(value) for name, value in lines}
+                return max(0, used - sum(stat.get(name, 0) for name in dropped))
         return None
 
     def _tightest(self) -> tuple[int | None, Path | None]:

@@ -6,7 +6,7 @@ and `AppConfig.ready`: no task and no receiver of a model's signals.
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
@@ -171,7 +171,7 @@ class DatabaseQueue:
                 raise QueueUnavailable(str(error)) from error
         return [self._job(task) for task in tasks]
 
-    def end_sessions(self, left: Iterable[Mapping[str, Any]]) -> None:
+    def end_sessions(self, left: Collection[Mapping[str, Any]]) -> None:
         out_of_reach: set[str] = set()  # each costs a wait, so it is tried once
         for session in left:
             alias = session["alias"]
@@ -179,7 +179,8 @@ class DatabaseQueue:
                 continue
             if sessions.end_session(session) is None:
                 out_of_reach.add(alias)
-            if alias != self._alias:
+        for alias in {session["alias"] for session in left} - {self._alias}:
+            if alias in connections:
                 connections[alias].close()
         self._forget_broken_connection()
 

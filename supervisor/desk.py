@@ -57,8 +57,10 @@ class Desk:
         *,
         lease: float,
         sleep: float,
+        until_empty: bool = False,
     ) -> None:
-        """`register`: the runner is new; `lease` and `sleep` are those of `Books`."""
+        """`register`: the runner is new; the others are those of `Books`."""
+        self._until_empty = until_empty
         self._channel = channel
         self._queue = queue
         self._lease = lease
@@ -181,12 +183,9 @@ class Desk:
 
     def _record_alone(self, claim: str, ended: Ended) -> str:
         """Record it as it is, else with a text of plain ASCII; return why it failed."""
-        why = ""
-        plain = _plain(ended)
-        for version in (ended, plain) if plain != ended else (ended,):
-            why = self._alone(claim, self._record_one, version)
-            if not why:
-                break
+        why = self._alone(claim, self._record_one, ended)
+        if why and (plain := _plain(ended)) != ended:
+            why = self._alone(claim, self._record_one, plain)
         return why
 
     def _record_one(self, claim: str, ended: Ended) -> None:
@@ -306,16 +305,17 @@ class Desk:
         ended: dict[str, Ended] = {}
         size = 0
         for claim, one in self._ended.items():
+            if claim in self._busy:
+                continue
             size += len(one.evidence.output) + len(one.evidence.stack)
             if ended and size > _MOST_EVIDENCE:
                 break
-            if claim not in self._busy:
-                ended[claim] = one
+            ended[claim] = one
         return ended
 
     def _transaction(self, ended: dict[str, Ended], wanted: int) -> list[Job]:
-        for one in ended.values():
-            self._queue.end_sessions(one.sessions)
+        if left := [session for one in ended.values() for session in one.sessions]:
+            self._queue.end_sessions(left)
         with self._queue.transaction():
             if ended:
                 self._queue.record(ended)
@@ -389,8 +389,8 @@ class Desk:
         """
         self._hear_at = clock.now() + _REST if dry and self._heard else 0.0
         self._heard = False
-        if dry and not self._dry:
-            self._names_at = 0.0  # the last look may have been before what is due now
+        if dry and not self._dry and self._until_empty:
+            self._names_at = 0.0  # it may be the last one
         self._tell_of_the_unknown()
         logger.debug("Waiting for tasks")
         if dry:

@@ -24,7 +24,7 @@ from . import clock, processes, resources, spawning, witness
 from .channel import Channel, wait
 from .evidence import cleaned
 from .job import Job, Project
-from .sandbox import Sandbox
+from .sandbox import Sandbox, offer_to_the_kernel
 from .surroundings import Surroundings
 
 LONGEST_TEXT = 65_536  # characters of an error that are kept
@@ -76,6 +76,7 @@ def _nothing() -> None:
 def run(end: socket.socket, project: Project) -> NoReturn:
     """Be a task's process: become the project, take a job, run it, report, leave."""
     _begin("waiting for a task")
+    witness.write_lines_at_once()
     channel = Channel(end)
     try:
         prepare(project)
@@ -275,7 +276,7 @@ def _begin(title: str) -> None:
     spawning.begin({signal.SIGTERM})
     resources.restore_files()
     processes.adopt_orphans()
-    witness.write_lines_at_once()
+    offer_to_the_kernel()
     setproctitle(f"{processes.TITLE} {title}")
 
 

@@ -45,11 +45,10 @@ class Folders:
         place = hashlib.sha256(processes.place().encode()).hexdigest()[:8]
         name = _NAME.format(place=place, pid=pid, started=processes.started(pid))
         try:
-            parent = Path(tempfile.gettempdir())
-            for left in _left_behind(parent, place):
-                self._condemned.put(left)
             # Nobody else can make it or know its name before: see tempfile.
-            self._base = tempfile.mkdtemp(prefix=name, dir=parent)
+            self._base = tempfile.mkdtemp(prefix=name)
+            for left in _left_behind(Path(self._base).parent, place):
+                self._condemned.put(left)
         except OSError as error:
             self._has_failed(error)
         return self
@@ -114,12 +113,16 @@ def _left_behind(parent: Path, place: str) -> Iterator[Path]:
     """Yield what supervisors of this place have left that are dead, if it is ours."""
     pattern = re.compile(_NAME.format(place=place, pid=r"(\d+)", started=r"(\d+)"))
     for folder in parent.iterdir():
-        if (match := pattern.match(folder.name)) and _is_our_folder(folder):
+        match = pattern.match(folder.name)
+        if match and _is_our_folder(folder):
             pid, started = map(int, match.groups())
             if processes.presence(pid, started) == "gone":
                 yield folder
 
 
 def _is_our_folder(path: Path) -> bool:
-    found = path.lstat()
+    try:
+        found = path.lstat()
+    except FileNotFoundError:  # another has removed it
+        return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()

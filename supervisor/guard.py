@@ -16,6 +16,7 @@ _FULL = 0.95  # of what the container may hold
 _EVERY = 0.1  # seconds between two looks
 _LIMIT_EVERY = 10.0  # seconds between two looks at the limit
 _PATIENCE = 10.0  # seconds for a task that was stopped to be gone
+_IN_VAIN = 1.0  # seconds between two looks while nobody is worth it
 _WORTH_IT = 0.05  # of the container's limit: what holds less is not stopped
 
 
@@ -50,6 +51,7 @@ class Guard:
         sizes = [(c.weigh(template), c) for c in children if c.stopping is None]
         size, largest = max(sizes, key=lambda weighed: weighed[0], default=(0, None))
         if largest is None or size < self._limit * _WORTH_IT:
+            self._look_at = now + _IN_VAIN
             return  # it would change nothing
         logger.error("The container is nearly out of memory: stopping %s", largest)
         largest.give_way(size, used, self._limit, now)

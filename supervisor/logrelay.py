@@ -56,8 +56,12 @@ class LogRelay:
         """Write the records where they would have gone. Runs in the thread."""
         while not self._leaving and (record := self._records.get()) is not None:
             for handler in self._destinations():
-                if record.levelno >= handler.level:
+                if record.levelno < handler.level:
+                    continue
+                try:
                     self._hand_over(record, handler)
+                except Exception:  # of a formatter or filter of the project's
+                    handler.handleError(record)
 
     def _hand_over(self, record: logging.LogRecord, handler: logging.Handler) -> None:
         stream = _pipe_of(handler)

@@ -1,6 +1,6 @@
 """What must a queue be able to do, so that the bookkeeper can keep its books?"""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -65,7 +65,7 @@ class Queue(Protocol):
         An ending that is refused undoes the others of its transaction.
         """
 
-    def end_sessions(self, sessions: Iterable[Mapping[str, Any]]) -> None:
+    def end_sessions(self, sessions: Collection[Mapping[str, Any]]) -> None:
         """End what stopped tries have left behind elsewhere; raises nothing."""
 
     def progress(self, claim: str, done: int, total: int | None, message: str) -> None:

@@ -33,7 +33,6 @@ class Sandbox:
             self._stack = witness.begin(fds, self._stack)
         _keep_temporary_files_in(folder or self._folder)
         self._cpu_before = _cpu()
-        _offer_to_the_kernel()
         self._add_niceness(job.limits.nice)
         self._limit_data(job.limits)
 
@@ -83,7 +82,7 @@ def _keep_temporary_files_in(folder: str | None) -> None:
     tempfile.tempdir = None  # what was found before
 
 
-def _offer_to_the_kernel() -> None:
+def offer_to_the_kernel() -> None:
     """Be the first to be killed for memory; to be less likely is not allowed."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
         if int(file.read()) < _OOM_SCORE:

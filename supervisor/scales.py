@@ -28,9 +28,9 @@ class Scales:
 
     def look_at(self, begun: float) -> float:
         """When is it to be looked at next?"""
-        if self._limit is not None:
-            return self._looked_at + EVERY
-        return max(self._looked_at, begun) + _UNLIMITED_EVERY
+        every = _UNLIMITED_EVERY if self._limit is None else EVERY
+        # The same moments for all, so that one pass of the loop sees to many.
+        return (max(self._looked_at, begun) // every + 1) * every
 
     def look(self, pid: int, template: int | None, now: float) -> int | None:
         """Look at it; return the verdict, if the tree had to be weighed.

@@ -47,6 +47,7 @@ class Slots:
         self._tasks_per_process = tasks_per_process
         self._container = container or Container()
         self._oom_kills: dict[int, int | None] = {}  # at each child's start
+        self._moved = False
         self._last_oom_kills: tuple[float, int | None] = -math.inf, None
         self._relay, self._folders = Relay(1), Folders()
         self._children: dict[int, Child] = {}  # by number
@@ -108,8 +109,6 @@ class Slots:
         return None
 
     def _hand(self, former: Child, job: Job) -> Child:
-        if former.witness is not None:
-            self._hear_testimony(former)
         self._oom_kills[former.number] = self._oom_kills_until_now()
         more, witness = self._may_follow(former.run + 1, job), self._witness()
         return former.hand(
@@ -190,7 +189,13 @@ class Slots:
 
     def hear(self) -> bool:
         """Take in what the children say; return whether one of them has begun."""
-        begun = [self._hear(child) for child in self._children.values()]
+        ready = self._watch.ready
+        begun = [
+            self._hear(child)
+            for child in self._children.values()
+            if child.channel in ready
+            or (child.witness is not None and child.witness.output in ready)
+        ]
         return any(begun)
 
     def _hear(self, child: Child) -> bool:
@@ -201,6 +206,7 @@ class Slots:
         waiting = child.begun is None
         for message in child.channel.receive(most=_CHUNK):
             child.heed(message, clock.now())
+            self._moved = self._moved or message["kind"] == "progress"
         if child.idle and child.witness is not None:  # it has flushed its output
             self._hear_testimony(child)
         if child.idle and self._tasks_per_process == 1:
@@ -213,6 +219,11 @@ class Slots:
         if has_begun:
             self.backoff.succeeded()
         return has_begun
+
+    def moved(self) -> bool:
+        """Has one of them told of progress since the last call?"""
+        moved, self._moved = self._moved, False
+        return moved
 
     def _read_output(self, child: Child) -> None:
         if child.witness is not None:

@@ -87,6 +87,7 @@ class Supervisor:
         self._died_unready = 0  # launchers, in a row
         self._ping_at = self._enforced_at = self._progress_at = 0.0
         self._title = ""
+        self._moved = False  # has a task told of progress, and it is not passed on?
         self._told: set[str] = set()
         self._leave_by: float | None = None
 
@@ -251,7 +252,7 @@ class Supervisor:
             if (look_at := self._guard.look_at) is not None:
                 moments.append(look_at)
             moments += [] if self.stopping is None else [self.stopping]
-        if self.tries.untold_progress():
+        if self._moved:
             moments.append(self._progress_at)
         if self._sweeper.busy or self._clearing:
             moments.append(clock.now() + sweeper.EVERY)
@@ -433,9 +434,14 @@ class Supervisor:
 
     def _tell_progress(self) -> None:
         """Have it written how far tries are, once a second at most."""
-        if clock.now() < self._progress_at or not self.bookkeeper.up:
+        self._moved = self._slots.moved() or self._moved
+        if not self._moved or clock.now() < self._progress_at:
             return
-        if untold := self.tries.untold_progress():
+        if not self.bookkeeper.up:
+            return
+        untold = self.tries.untold_progress()
+        self._moved = False
+        if untold:
             self._progress_at = clock.now() + _PROGRESS_EVERY
             tries = {c: [p.done, p.total, p.message] for c, p in untold.items()}
             self.bookkeeper.channel.send("progress", tries=tries)
@@ -443,7 +449,8 @@ class Supervisor:
 
     def _tell_what_fits(self) -> None:
         """Have nothing claimed that there is no memory for."""
-        if not self.bookkeeper.up or self._tasks is None:
+        budget = self.options.memory_budget
+        if budget is None or not self.bookkeeper.up or self._tasks is None:
             return
         if news := self._admission.news(self.tries.running()):
             avoided, only = news
@@ -566,14 +573,14 @@ class Supervisor:
             return
         if not self._lease.trusted or clock.now() < self._slots.backoff.until:
             return
-        free = max(0, self.options.workers - len(self.tries.running()))
-        refused = False
-        for attempt in self.tries.waiting()[:free]:
-            running = self.tries.running()
+        running, refused = self.tries.running(), False
+        for attempt in self.tries.waiting()[: self.options.workers - len(running)]:
             attempt.outcome = self._admission.refusal(attempt.job, running)
             refused = refused or attempt.outcome is not None
             if attempt.outcome is None and not self._start(attempt):
                 break
+            if attempt.child is not None:
+                running.append(attempt.child)
         if refused:
             self._hand_in_outcomes()  # what it is about may change by then
 

@@ -48,6 +48,7 @@ class Template:
         gc.freeze()  # so that a collection in a child copies no pages of ours
         processes.collapse_heap()
         self._has_native_threads = processes.threads(os.getpid()) > 1
+        self._resident = processes.resident(os.getpid())  # at the last ping
         self._started = 0  # since spares were last made
 
     def readable(self) -> list[Channel]:
@@ -104,11 +105,12 @@ class Template:
 
     def grown_by(self) -> int:
         """Return how many bytes more its heap has than when it began to fork."""
+        self._resident = processes.resident(os.getpid())
         return memory.of_process(os.getpid()) - self._heap
 
     def inherited(self) -> int:
         """Return how many resident bytes a process has from its first moment."""
-        return processes.resident(os.getpid())
+        return self._resident
 
     def _fork_spare(self) -> None:
         ours, theirs = pair()

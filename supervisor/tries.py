@@ -1,11 +1,11 @@
 """What is held: claimed, and not yet known to be in the books?"""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from . import clock
 from .child import Child, Progress
-from .evidence import Ended, Evidence
+from .evidence import Ended
 from .job import Job
 from .outcome import Outcome, Released
 
@@ -20,9 +20,14 @@ class Try:
     claimed: float  # when it was heard of
     child: Child | None = None
     outcome: Outcome | None = None
-    evidence: Evidence = field(default_factory=Evidence)
     handed_in: bool = False
     let_go: bool = False
+
+
+def _ended(outcome: Outcome, child: Child | None) -> Ended:
+    if child is None:
+        return Ended(outcome)
+    return Ended(outcome, child.evidence, tuple(child.left_sessions()))
 
 
 class Tries:
@@ -97,7 +102,6 @@ class Tries:
                 attempt.outcome = Released("the runner was stopped before it began")
             elif attempt.child is not None and attempt.child.over:
                 attempt.outcome = attempt.child.outcome(draining=draining)
-                attempt.evidence = attempt.child.evidence
                 yield attempt.child
 
     def running(self) -> list[Child]:
@@ -138,8 +142,7 @@ class Tries:
             if attempt.outcome is not None and not attempt.handed_in:
                 attempt.handed_in = True
                 child = attempt.child
-                sessions = () if child is None else tuple(child.left_sessions())
-                yield claim, Ended(attempt.outcome, attempt.evidence, sessions)
+                yield claim, _ended(attempt.outcome, child)
 
     def take_back(self) -> None:
         """Whoever was handed the outcomes is gone: they are to be handed in again."""

@@ -20,6 +20,7 @@ class Watch:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._channels: set[Channel] = set()
+        self.ready: set[Any] = set()  # what had something to say at the last wait
 
     def __enter__(self) -> Self:
         return self
@@ -54,6 +55,7 @@ class Watch:
                 events |= selectors.EVENT_WRITE
             if self._selector.get_key(channel).events != events:
                 self._selector.modify(channel, events)
-        self._selector.select(max(0.0, until - clock.now()))
+        found = self._selector.select(max(0.0, until - clock.now()))
+        self.ready = {key.fileobj for key, _ in found}
         for channel in self._channels:
             channel.flush()

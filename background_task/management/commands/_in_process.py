@@ -8,7 +8,6 @@ import random
 import select
 import signal
 import traceback
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -16,6 +15,7 @@ from django.core.management.base import CommandError
 from django.db import Error, InterfaceError, OperationalError, connections, router
 
 from background_task import claims, streams
+from background_task.current import current_task
 from background_task.models import CompletedTask, Task
 from background_task.outages import is_passing
 from background_task.supervisor import clock
@@ -92,8 +92,7 @@ class InProcess:
             self._tell_of_unknown_names()
             return False
         try:
-            with self._wakeups.aloud():
-                tasks._runner.run_task(tasks, task)
+            tasks._runner.run_task(tasks, task)
         except (OperationalError, InterfaceError) as error:
             raise CommandError(
                 f"Could not write the end of task {task.with_id()}, which stays locked "
@@ -145,24 +144,16 @@ class _Wakeups(Wakeups):
             heeded += [signal.SIGHUP, signal.SIGTSTP]
             self._pace = [signal.SIGUSR1, signal.SIGUSR2]
         super().__init__([*heeded, *map(signal.Signals, self._pace)])
-        self._task_runs = self._interrupts = False
-
-    @contextlib.contextmanager
-    def aloud(self) -> Iterator[None]:
-        """A task runs meanwhile."""
-        self._task_runs, self._interrupts = True, False
-        try:
-            yield
-        finally:
-            self._task_runs = False
+        self._warned: int | None = None  # of which task's end
 
     def _leave_note(self, number: int, frame: FrameType | None) -> None:
         super()._leave_note(number, frame)
-        if not self._task_runs or number in self._pace:
+        running = current_task.id  # while its function runs
+        if running is None or number in self._pace:
             return
-        if self._interrupts:
+        if self._warned == running:
             raise KeyboardInterrupt
-        self._interrupts = True
+        self._warned = running
         # Not by a log or a stream: the task may be in the middle of writing to it.
         name = signal.Signals(number).name
         text = f"{name}: the task that runs is finished first; again: stop at once\n"

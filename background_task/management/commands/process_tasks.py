@@ -189,6 +189,7 @@ class Command(BaseCommand):
             },
             lease=settled.lease,
             sleep=asked.sleep,
+            until_empty=settled.until_empty,
         )
         if options["verbosity"]:
             streams.say(self.stdout, _first_line(supervision, asked.queues))
@@ -238,7 +239,7 @@ def _first_line(supervision: Supervision, queues: list[str]) -> str:
     database = f"{connection.vendor} {where['NAME']}"
     if where.get("HOST"):
         database += f" on {where['HOST']}"
-    memory = rules.memory if rules.memory_ceiling is None else rules.memory_ceiling
+    held = rules.limits({}, {})
     parts = [
         f"django-background-tasks {__version__}",
         database,
@@ -246,11 +247,16 @@ def _first_line(supervision: Supervision, queues: list[str]) -> str:
         f"{options.workers} worker{'s' if options.workers > 1 else ''}",
         *_reuse(options.tasks_per_process),
         supervision.start_method,
-        f"MAX_RUN_TIME {min(filter(None, (rules.seconds, rules.seconds_ceiling))):g} s",
-        "no memory limit" if memory is None else f"memory limit {size_text(memory)}",
+        f"MAX_RUN_TIME {held['seconds']:g} s",
+        *_memory(held["memory"], options.memory_budget),
         f"drain {options.drain_timeout:g} s, grace {options.grace:g} s",
     ]
     return "; ".join(parts)
+
+
+def _memory(limit: int | None, budget: int | None) -> list[str]:
+    said = "no memory limit" if limit is None else f"memory limit {size_text(limit)}"
+    return [said] if budget is None else [said, f"memory budget {size_text(budget)}"]
 
 
 def _reuse(tasks_per_process: int) -> list[str]:
