@@ -90,6 +90,7 @@ def test_what_is_no_task_has_a_process_of_its_own(launcher):
         child = slots.start(JOB)
         child.heed({"kind": "report", "verdict": "succeeded", "at": 0.0}, clock.now())
         child.heed({"kind": "idle"}, clock.now())
+        child.testify()
 
         assert slots.start(announcer).number != child.number
         assert slots.start(JOB).number == child.number
