@@ -108,7 +108,8 @@ class Child:
         self.sessions: list[dict[str, Any]] = []  # elsewhere, which outlive it
         self.scales = Scales(job.limits.memory)
         self.witness = witness
-        self.evidence = Evidence()  # once it is over
+        self.evidence = Evidence()  # once it is over, and
+        self.testified = False
         self.stopping: Outcome | None = None  # why we asked it to stop
         self.deadline: float | None = now + start_timeout  # of what it does now
         self.kill_at: float | None = None
@@ -187,10 +188,11 @@ class Child:
         start_timeout: float,
         *,
         more: bool,
-        witness: Witness | None = None,
-        folder: str | None = None,
     ) -> "Child":
-        """Hand another job to the process, which is idle; return the child of that."""
+        """Hand another job to the process, which is idle; return the child of that.
+
+        It goes on with the witness and the folder of this one.
+        """
         child = Child(
             self.number,
             job,
@@ -199,9 +201,10 @@ class Child:
             start_timeout,
             run=self.run + 1,
             more=more,
-            witness=witness,
-            folder=folder,
+            witness=self.witness,
+            folder=self.folder,
         )
+        self.witness = self.folder = None
         child.sessions = self.sessions
         child.pid, child._pidfd, self._pidfd = self.pid, self._pidfd, None
         self.idle = False
@@ -388,11 +391,11 @@ class Child:
     def testify(self) -> None:
         """Its try is over, and all of its output has been read: keep what is known."""
         self.evidence = self._gather()
+        self.testified = True
         if self.witness is not None:
             if self.report is None and self.stopping is None:
                 self.witness.hand_on_stack()
-            self.witness.close()
-            self.witness = None
+            self.witness.output.start_anew()
 
     def _gather(self) -> Evidence:
         now, epoch = clock.now(), time.time()

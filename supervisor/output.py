@@ -58,11 +58,17 @@ class Capture:
         middle = b"\n[... %d bytes ...]\n" % left_out if left_out else b""
         return cleaned((self._head + middle + tail).decode(errors="replace"))
 
-    def close(self) -> None:
-        """Hand on what is an unfinished line, and hear no more."""
+    def start_anew(self) -> None:
+        """Hand on what is an unfinished line, and forget what was kept: of a job."""
         if self._line:
             self._relay.offer(bytes(self._line) + b"\n")
-        self._line.clear()
+        for kept in (self._line, self._head, self._tail):
+            kept.clear()
+        self.size = 0
+
+    def close(self) -> None:
+        """Do the same, and hear no more."""
+        self.start_anew()
         self.ended = True
         os.close(self._pipe)
 

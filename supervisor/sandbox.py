@@ -75,6 +75,8 @@ def _cpu() -> float:
 
 
 def _keep_temporary_files_in(folder: str | None) -> None:
+    if folder == os.environ.get("TMPDIR"):
+        return
     if folder is None:
         os.environ.pop("TMPDIR", None)
     else:

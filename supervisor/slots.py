@@ -51,7 +51,7 @@ class Slots:
         self._last_oom_kills: tuple[float, int | None] = -math.inf, None
         self._relay, self._folders = Relay(1), Folders()
         self._children: dict[int, Child] = {}  # by number
-        self._numbers = self._jobs = 0
+        self._numbers = 0
         self._slowed_by = 0  # the last child that was started before the last failure
 
     def __enter__(self) -> Self:
@@ -110,19 +110,8 @@ class Slots:
 
     def _hand(self, former: Child, job: Job) -> Child:
         self._oom_kills[former.number] = self._oom_kills_until_now()
-        more, witness = self._may_follow(former.run + 1, job), self._witness()
-        return former.hand(
-            job,
-            clock.now(),
-            self._start_timeout,
-            more=more,
-            witness=witness,
-            folder=self._folder(),
-        )
-
-    def _folder(self) -> str | None:
-        self._jobs += 1
-        return self._folders.make(str(self._jobs))
+        more = self._may_follow(former.run + 1, job)
+        return former.hand(job, clock.now(), self._start_timeout, more=more)
 
     def _witness(self) -> Witness:
         """Raises OSError when no descriptors are to be had."""
@@ -161,7 +150,7 @@ class Slots:
             self._start_timeout,
             more=self._may_follow(1, job),
             witness=witness,
-            folder=self._folder(),
+            folder=self._folders.make(str(self._numbers)),
         )
 
     def _undo_witness(self, witness: Witness) -> None:
@@ -207,8 +196,9 @@ class Slots:
         for message in child.channel.receive(most=_CHUNK):
             child.heed(message, clock.now())
             self._moved = self._moved or message["kind"] == "progress"
-        if child.idle and child.witness is not None:  # it has flushed its output
-            self._hear_testimony(child)
+        if child.idle and not child.testified:  # it has flushed its output
+            self._read_output(child)
+            child.testify()
         if child.idle and self._tasks_per_process == 1:
             child.dismiss(clock.now())
         if child.channel.ended:  # an alarm clock only: the exit status is believed
@@ -231,14 +221,6 @@ class Slots:
             if child.witness.output.ended:
                 self._watch.ignore(child.witness.output)
 
-    def _hear_testimony(self, child: Child) -> None:
-        self._read_output(child)
-        if child.witness is not None:
-            self._watch.ignore(child.witness.output)
-        child.testify()
-        if child.folder is not None:
-            self._folders.remove(child.folder)
-
     def gone(
         self,
         number: int,
@@ -258,7 +240,12 @@ class Slots:
         was_over = child.over  # its evidence is of its try, and it went on
         child.ended(exitcode, cpu=cpu, peak=peak, killed_by=killer)
         if not was_over:
-            self._hear_testimony(child)
+            self._read_output(child)
+            child.testify()
+        if child.witness is not None:
+            self._watch.ignore(child.witness.output)
+        if child.folder is not None:
+            self._folders.remove(child.folder)
         self._oom_kills.pop(number, None)
         self._watch.forget(child.channel)
         child.close()
