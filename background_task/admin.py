@@ -48,7 +48,11 @@ COLUMNS = (
 
 LONGEST_ERROR = 60  # characters of it in a list
 
-CLAIM = ("attempts", "failed_at", "last_error", "locked_by", "locked_at")
+# What runners write.
+CLAIM = (
+    *("attempts", "failed_at", "last_error", "locked_by", "locked_at"),
+    *("progress_done", "progress_total", "progress_message"),
+)
 
 
 @admin.action(description="priority += 1", permissions=["change"])

@@ -97,6 +97,7 @@ def launch(end: socket.socket, project: Project, method: str) -> None:
     spawning.begin()
     processes.adopt_orphans()
     resources.dump_no_core()
+    resources.read_nothing()
     setproctitle(f"{processes.TITLE} launcher ({method})")
     with contextlib.closing(Channel(end)) as channel:
         if method == Template.method:

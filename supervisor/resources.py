@@ -63,6 +63,13 @@ def dump_no_core() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
+def read_nothing() -> None:
+    """Have stdin at its end, for what is started from here too."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+
 def fill_standard_streams() -> None:
     """Open what of stdin, stdout and stderr is closed.
 

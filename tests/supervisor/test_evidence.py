@@ -202,11 +202,13 @@ def test_evidence_of_reused_processes_is_each_jobs_own(start, tmp_path):
     assert "in a_well_known_function" in slow["stack"]
 
 
-def test_a_flood_of_output_keeps_no_limit_from_acting(start, tmp_path):
+@pytest.mark.parametrize("method", ["template", "spawn"])
+def test_a_flood_of_output_keeps_no_limit_from_acting(start, method):
     run = start(
         job("print_much", 1024 * MIB, "\n"),
         job("a_well_known_function", 600, seconds=0.5, grace=0.3),
         workers=2,
+        start_method=method,
     )
 
     run.wait_until(lambda: run.endings(2))

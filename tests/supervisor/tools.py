@@ -123,12 +123,13 @@ class Run:
         with (
             (folder / "stderr").open("wb") as file,
             (folder / "stdout").open("wb") as out,
+            (folder / "spec.json").open("rb") as something,
         ):
             self.process = subprocess.Popen(
                 [*command, *driver, str(folder)],
                 cwd=ROOT,
                 env={**os.environ, "SPT_NOENV": "1", _MARK: self._mark},
-                stdin=subprocess.DEVNULL,
+                stdin=something,  # which no task may read
                 stdout=out if stdout is None else stdout,
                 stderr=file if stderr is None else stderr,
             )
