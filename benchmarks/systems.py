@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -84,17 +84,6 @@ def _each(*command: str) -> Callable[[int], list[Command]]:
     """A process for every slot."""
     return lambda slots: [list(command)] * slots
 
-
-LIMITED = System(
-    name="limited",
-    text="this package, template, tasks with limits",
-    isolation="process per task",
-    store="database",
-    queue="for_limits",
-    apps=["background_task"],
-    commands=_ours("--start-method", "template"),
-    rate=150,
-)
 
 SYSTEMS = [
     System(
@@ -194,3 +183,10 @@ SYSTEMS = [
         rate=250,
     ),
 ]
+
+LIMITED = replace(
+    SYSTEMS[0],
+    name="limited",
+    text="this package, template, tasks with limits",
+    queue="for_limits",
+)

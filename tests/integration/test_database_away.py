@@ -11,10 +11,10 @@ import psutil
 import pytest
 from django.core.management import call_command
 from django.db import connections
-from django.db.utils import ConnectionHandler
 
 from background_task.models import CompletedTask, Runner, Task
 from tests.app import misbehaving
+from tests.chaos.world import default_database
 from tests.databases import settings_from_url
 
 from .tools import (
@@ -30,18 +30,6 @@ from .tools import (
 )
 
 NAME = "tests.app.misbehaving"
-
-
-@contextlib.contextmanager
-def default_database(settings):
-    """Have this process work on another database meanwhile."""
-    former = connections["default"]
-    connections["default"] = ConnectionHandler({"default": settings})["default"]
-    try:
-        yield
-    finally:
-        connections["default"].close()
-        connections["default"] = former
 
 
 class Server:
