@@ -18,7 +18,7 @@ from django.db import (
 from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
-from . import books, policies, signals
+from . import books, policies, retries, signals
 from .current import current_task
 from .exceptions import BackgroundTaskError, is_permanent, traceback_text
 from .limits import SettingError
@@ -388,7 +388,8 @@ def _record_failure(
         logger.error("Calling %s failed", proxy, exc_info=error)
         return
     permanent = is_permanent(error) or isinstance(error, proxy.policy.dont_retry_on)
-    is_final = permanent or task.attempts + 1 >= policies.max_attempts(task.task_name)
+    most = policies.max_attempts(task.task_name)
+    is_final = permanent or retries.exhausted(task.attempts + 1, most)
     text = "Failed for good: %s" if is_final else "Rescheduling %s"
     logger.error(text, f"task {task.with_id()}", exc_info=error)
     broadcast(signals.task_error, type(error), task=task)

@@ -6,6 +6,7 @@ python -m tests.chaos --database postgresql --minutes 15 --tasks 20000 --seed 7
 import argparse
 import os
 import random
+import signal
 import sys
 
 import django
@@ -26,6 +27,7 @@ def main():
     parser.add_argument("--pace", type=float, default=1.0, help="seconds per fault")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Broken off"))
     django.setup()
     from .run import Plan, carry_out
 

@@ -95,7 +95,7 @@ def carry_out(plan):
             seen |= {"HOST": "127.0.0.1", "PORT": str(proxy.port)}
         options = ("--workers", plan.workers, "--sleep", 1)
         supervisors = world.Supervisors(plan.supervisors, seen, folder, options, LEASE)
-        stack.callback(supervisors.close)
+        stack.callback(supervisors.end)
         story = Story(plan, folder, settings, supervisors, proxy, server, verdict)
         story.tell()
         verdict.broken = violations(story.evidence())

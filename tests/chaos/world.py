@@ -208,11 +208,12 @@ class Supervisors:
                 process.kill()
                 process.wait()
 
-    def logs(self):
-        return "".join(
-            path.read_text(errors="replace")
-            for path in sorted(self._folder.glob("supervisor-*.log"))
-        )
+    def end(self):
+        """Stop them and leave nothing, not what is frozen when a run is broken off."""
+        self.close()
+        for process, _ in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def evidence(folder, enqueued, most, chains, killed, processes):
