@@ -23,6 +23,7 @@ RUN pip install --no-cache-dir '.[example]' \
 USER worker
 RUN python example/manage.py migrate
 
-# The exec form: process_tasks itself is PID 1 and receives the signals.
-ENTRYPOINT ["python", "example/manage.py", "process_tasks"]
+# The exec form: process_tasks itself is PID 1 and receives the signals. To PID 1 one is
+# lost as long as nothing handles it, which is until Django is set up; blocked, it waits.
+ENTRYPOINT ["env", "--block-signal=TERM", "python", "example/manage.py", "process_tasks"]
 CMD ["--workers", "4"]

@@ -20,7 +20,7 @@ BENCH := $(VENV)-bench
 BENCHING := $(BENCH)/.benching
 BENCH_PIP := PYTHONWARNINGS=ignore $(BENCH)/bin/python -m pip install --quiet
 
-.PHONY: demo admin test soak chaos lint matrix bench bench-claims bench-limits clean
+.PHONY: demo admin test soak chaos handover scale lint matrix bench bench-claims bench-limits bench-pages screenshots clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,12 @@ soak: $(TESTING)  ## 2,000 tasks, one of two supervisors killed; 100,000 no-ops
 chaos: $(TESTING)  ## break everything at random for a while; ARGS="--database mariadb --seed 7"
 	$(BIN)/python -m tests.chaos $(ARGS)
 
+handover: $(TESTING)  ## how long until lost tasks run again; ARGS="--seeds 50" cuts hosts off
+	$(BIN)/python -m tests.chaos.handover $(or $(ARGS),--times)
+
+scale: $(TESTING)  ## what a task and an idle host cost PostgreSQL; ARGS="--hosts 1 8"
+	TEST_DATABASE_URL=postgresql:// $(BIN)/python -m tests.chaos.scale $(ARGS)
+
 lint: $(LINTING)  ## ruff and mypy, strict; the wheel and the sdist hold what they should
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -79,6 +85,13 @@ bench-claims: $(BENCHING)  ## claims in a table of a million rows; ARGS=--resume
 
 bench-limits: $(BENCHING)  ## how late limits act, and what watching costs
 	$(BENCH)/bin/python -m benchmarks limits $(ARGS)
+
+bench-pages: $(BENCHING)  ## the admin's pages on a million rows
+	$(BENCH)/bin/python -m benchmarks pages $(ARGS)
+
+screenshots: $(TESTING)  ## the pictures of docs/screenshots, by a browser without a screen
+	$(PIP) pillow
+	$(BIN)/python docs/screenshots.py
 
 clean:
 	rm -rf .venv* .tox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import Any, NamedTuple, Self, cast
 
 from django.db import Error, connections, router, transaction
-from django.db.models import F
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
-from . import compiled, policies, wakeups
+from . import compiled, policies, repeats, wakeups
 from .managers import TaskQuerySet
 from .models import Attempt, CompletedTask, Task, logger
-from .outages import UNREADABLE, is_passing
+from .outages import is_passing, is_unreadable, say_no_values
 from .settings import app_settings
 from .signals import broadcast, task_failed, task_rescheduled, task_successful
 
@@ -125,6 +125,33 @@ def release_all(claims: Collection[Claim]) -> dict[Claim, Task]:
     return tasks
 
 
+def have_due(tasks: QuerySet[Task], now: datetime) -> int:
+    """Have tasks be due now, if they are not yet; return how many there are.
+
+    What is due keeps its moment, and so its turn. What was given up in place has none:
+    it begins to wait now. A chain of repeats goes on from where the row was planned.
+    """
+    due = tasks.filter(run_at__lte=now, failed_at=None).count()
+    later = tasks.filter(Q(run_at__gt=now) | ~Q(failed_at=None))
+    planned = later.filter(repeat__gt=Task.NEVER, repeat_from=None)
+    planned.exclude(_backing_off(now)).update(repeat_from=F("run_at"))
+    return due + later.update(run_at=now)
+
+
+def _backing_off(now: datetime) -> Q:
+    """The end of a back-off is no planned moment: it would run then once more."""
+    return Q(attempts__gt=0, failed_at=None, run_at__gt=now)
+
+
+def begun_ahead(claim: Claim) -> None:
+    """Of a try that ended: it was claimed by its id, perhaps before it was due.
+
+    Called in a transaction, before `record`. The planned moment is still to come.
+    """
+    early = _claimed(claim).filter(run_at__gt=claim.locked_at)
+    have_due(early, claim.locked_at)
+
+
 def held_by(owner: str, *, skip_locked: bool = False) -> list[Claim]:
     """Return the claims that `owner` holds, by what their rows say.
 
@@ -136,7 +163,9 @@ def held_by(owner: str, *, skip_locked: bool = False) -> list[Claim]:
         rows = rows.lock_unlocked_rows()
     try:
         return _claims(rows)
-    except UNREADABLE:
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
         for pk in list(rows.values_list("pk", flat=True)):
             _forget_unreadable_moment(rows.filter(pk=pk))
         return _claims(rows)
@@ -150,7 +179,10 @@ def _claims(rows: TaskQuerySet) -> list[Claim]:
 def _forget_unreadable_moment(row: TaskQuerySet) -> None:
     try:
         row.values_list("locked_at").first()
-    except UNREADABLE as error:
+    except Exception as error:
+        if not is_unreadable(error):
+            raise
+        say_no_values(error)
         row.update(locked_at=None)
         logger.error("A task's locked_at was unreadable, now NULL: %s", error)
 
@@ -165,7 +197,10 @@ def set_aside_unreadable(rows: TaskQuerySet) -> list[int]:
         row: TaskQuerySet = Task.objects.using(_database()).filter(pk=pk)
         try:
             row.first()
-        except UNREADABLE as error:
+        except Exception as error:
+            if not is_unreadable(error):
+                raise
+            say_no_values(error)
             text = f"Its row can't be read: {type(error).__name__}: {error}"
             logger.error("Task %s is abandoned. %s", pk, text)
             row.update(**_abandoned(text))
@@ -173,22 +208,70 @@ def set_aside_unreadable(rows: TaskQuerySet) -> list[int]:
     return unreadable
 
 
-def abandon(claim: Claim, error: str) -> bool:
+def abandon(claim: Claim, error: str, *, succeeded: bool = False) -> bool:
     """Mark a task as failed where it is, never to be run; return whether it was.
 
     For a try whose end can be written in no other way, such as one whose row may not
-    be deleted or whose error the database refuses: one UPDATE, of plain ASCII.
+    be deleted or whose error the database refuses: one UPDATE, of plain ASCII. If its
+    chain of repeats goes on after such an end, the repetition is saved along with it,
+    or, if that is refused too, nothing but the UPDATE is written.
     """
     values = _abandoned(error)
+    counted = values | {"attempts": F("attempts") + 1}
+    if _goes_on(succeeded=succeeded):
+        try:
+            with transaction.atomic(using=_database()):
+                return _abandon_and_repeat(claim, counted)
+        except Exception as refusal:  # by a receiver too, or its row can't be read
+            if is_passing(connections[_database()], refusal):
+                raise
+            logger.error(
+                "Task %s is abandoned without a repetition: %s", claim.pk, refusal
+            )
     try:
         with transaction.atomic(using=_database()):
-            return bool(_claimed(claim).update(attempts=F("attempts") + 1, **values))
+            return bool(_claimed(claim).update(**counted))
     except Error as error_of_database:
         if is_passing(connections[_database()], error_of_database):
             raise
         # Its attempts may be as many as the column can hold: count no more.
         with transaction.atomic(using=_database()):
             return bool(_claimed(claim).update(**values))
+
+
+def cancel(pks: Collection[int], text: str, *, ends_chain: bool) -> list[Entry]:
+    """Complete tasks that wait as failed, with this text; return those that waited.
+
+    No try is counted. `announce` is to be called after the commit.
+    """
+    rows: TaskQuerySet = Task.objects.using(_database())
+    waiting = _claims(rows.filter(pk__in=pks, locked_by=None))
+    with transaction.atomic(using=_database()):
+        entries = []
+        for task in _locked(waiting).values():
+            task.last_error, task.failed_at = text, timezone.now()
+            entry = _failed(task, None, goes_on=not ends_chain)
+            backs_off = task.attempts > 0 and task.run_at > task.failed_at
+            if entry.completed and backs_off and task.repeat_from is None:
+                entry.completed.repeat_from = None  # its end is no planned moment
+            entries.append(entry)
+        _write(entries)
+    return entries
+
+
+def _abandon_and_repeat(claim: Claim, values: dict[str, Any]) -> bool:
+    task = _locked([claim]).get(claim)
+    if task is None:
+        return False
+    if repetition := task.repetition():
+        _save([repetition])
+        values = values | {"repeat": Task.NEVER}  # see `_failed`
+    return bool(_claimed(claim).update(**values))
+
+
+def _goes_on(*, succeeded: bool) -> bool:
+    """Return whether a chain of repeats goes on after this end of one of its tasks."""
+    return succeeded or app_settings.BACKGROUND_TASK_REPEAT_AFTER_FAILURE
 
 
 def _abandoned(error: str) -> dict[str, Any]:
@@ -227,7 +310,13 @@ def _entered(task: Task, ending: Ending) -> Entry:
     if ending.permanent or parked or task.has_reached_max_attempts():
         task.failed_at = timezone.now()
         logger.warning("Marking task %s as failed", task.with_id())
-        return Entry(task=task, completed=task.completed_task(), attempt=attempt)
+        cancelled = attempt is not None and (
+            attempt["outcome"] == Attempt.Outcome.CANCELLED
+        )
+        goes_on = cancelled or _goes_on(succeeded=False)
+        return _failed(task, attempt, goes_on=goes_on)
+    if task.repeat_from is None and _keeps_time(task):
+        task.repeat_from = task.run_at  # the retry's is not where it was planned
     wait = policies.wait_after(task.task_name, task.attempts)
     task.run_at = timezone.now() + wait
     task.progress_done = task.progress_total = task.progress_message = None
@@ -236,6 +325,22 @@ def _entered(task: Task, ending: Ending) -> Entry:
         "Rescheduling task %s for %s later at %s", task.with_id(), wait, task.run_at
     )
     return Entry(task=task, attempt=attempt)
+
+
+def _keeps_time(task: Task) -> bool:
+    """Does a retry not move the task's chain? As upstream has it, it does."""
+    return task.is_repeating_task() and repeats.keeps_to_clock(task.repeat)
+
+
+def _failed(task: Task, attempt: Mapping[str, Any] | None, *, goes_on: bool) -> Entry:
+    """Return what follows when a task is given up."""
+    completed, repetition = task.completed_task(), None
+    if task.is_repeating_task():
+        completed.repeat_from = task.repeat_from or task.run_at
+    if goes_on and (repetition := task.repetition()):
+        # The chain has left it: run again by hand, it must not begin another.
+        completed.repeat, completed.repeat_from = Task.NEVER, None
+    return Entry(task=task, completed=completed, repetition=repetition, attempt=attempt)
 
 
 def _attempt(task: Task, ending: Ending) -> dict[str, Any] | None:
@@ -262,18 +367,26 @@ def _parked(attempt: Mapping[str, Any]) -> str:
     died = crashed and attempt.get("exit_code") is not None
     if most is None or not died or attempt["started_at"] is None:
         return ""
-    before = Attempt.of(attempt["task_id"], _database()).filter(
-        outcome=Attempt.Outcome.CRASHED,
-        exit_code__isnull=False,
-        started_at__isnull=False,
-    )
-    crashes = before.count() + 1
+    crashes = _crashes_before(attempt) + 1
     if crashes < int(most):
         return ""
     return (
         f"Parked: its process has died {crashes} times of itself "
         f"(BACKGROUND_TASK_MAX_CRASHES is {most})"
     )
+
+
+def _crashes_before(attempt: Mapping[str, Any]) -> int:
+    """Count the tries whose process died, but for those of the task that it retries."""
+    crashes, number = 0, attempt["number"]
+    tries = Attempt.of(attempt["task_id"], _database()).order_by("-id")
+    for one in tries.only("number", "outcome", "exit_code", "started_at"):
+        if one.number >= number:
+            break
+        number = one.number
+        died = one.outcome == Attempt.Outcome.CRASHED and one.exit_code is not None
+        crashes += died and one.started_at is not None
+    return crashes
 
 
 def note_progress(claim: Claim, done: int, total: int | None, message: str) -> bool:
@@ -305,7 +418,8 @@ def _write(entries: Collection[Entry]) -> None:
         _of(over).delete()
     if again := [entry.task for entry in entries if not entry.completed]:
         changed = (
-            *("attempts", "run_at", "last_error", "locked_by", "locked_at"),
+            *("attempts", "run_at", "repeat_from"),
+            *("last_error", "locked_by", "locked_at"),
             *_PROGRESS,
         )
         Task.objects.using(_database()).bulk_update(again, changed)

@@ -1,6 +1,5 @@
 """What can't work, said at start-up, with the thing to do about it."""
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,9 @@ from django.db.models import DO_NOTHING, PROTECT, RESTRICT
 from django.db.models.fields.reverse_related import ForeignObjectRel
 
 from . import migrations
+from .limits import SettingError
+from .names import nearest
+from .repeats import repeat_zone
 from .settings import AppSettings, app_settings, setting_name
 
 _PREFIX = re.compile("^BACKGROUND_TASKS?_")  # the package's name has an S
@@ -31,6 +33,11 @@ MIGRATIONS = frozenset(
         "0005_runner",
         "0006_waiting_indexes",
         "0007_attempt",
+        "0008_repeat_from",
+        "0009_control",
+        "0010_control_permission",
+        "0011_retry",
+        "0012_control_to_the_letter",
     }
 )
 
@@ -119,7 +126,13 @@ def check_settings(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
     """Refuse what the runner would stumble over when it claims or records."""
-    return [*_wrong_max_run_time(), *_wrong_max_attempts(), *_wrong_backoff()]
+    return [
+        *_wrong_max_run_time(),
+        *_wrong_max_attempts(),
+        *_wrong_backoff(),
+        *_wrong_repeat_timezone(),
+        *_wrong_keep_completed(),
+    ]
 
 
 def _wrong_max_run_time() -> Iterator[CheckMessage]:
@@ -166,6 +179,32 @@ def _wrong_backoff() -> Iterator[CheckMessage]:
     )
 
 
+def _wrong_repeat_timezone() -> Iterator[CheckMessage]:
+    try:
+        repeat_zone()
+    except SettingError as error:
+        yield Error(
+            f"{error}.",
+            hint="Set BACKGROUND_TASK_REPEAT_TIMEZONE to the zone whose clock daily "
+            "tasks are to keep to, such as TIME_ZONE, or to None: a day is 86400 s.",
+            id="background_task.E006",
+        )
+
+
+def _wrong_keep_completed() -> Iterator[CheckMessage]:
+    from .pruning import keep_completed  # it needs the models
+
+    try:
+        keep_completed()
+    except SettingError as error:
+        yield Error(
+            f"{error}.",
+            hint="Set BACKGROUND_TASK_KEEP_COMPLETED to days, such as 30, or by "
+            "outcome, such as {'succeeded': 7, 'failed': 90}.",
+            id="background_task.E007",
+        )
+
+
 @register
 def check_setting_names(
     app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
@@ -187,7 +226,7 @@ def check_setting_names(
 def _meant(name: str, known: list[str]) -> str:
     by_end = {_PREFIX.sub("", one): one for one in known}
     end = _PREFIX.sub("", name)
-    if near := difflib.get_close_matches(end, list(by_end), 1):
+    if near := nearest(end, by_end):
         return f"Did you mean {by_end[near[0]]}?"
     return "Remove it, or look its name up in docs/settings.md."
 

@@ -7,11 +7,12 @@ behind one another. This is the only module where databases differ.
 The cost of a claim does not grow with the tables: every statement reads a bounded part
 of one index (docs/decisions/0011-claims-that-do-not-grow.md has the plans). Tasks of
 other queues are never seen, future ones are stepped over a priority at a time, and
-those of unknown names are passed by in Python up to a limit, by name beyond it.
+those of unknown names are passed by in Python up to a limit, by name beyond it. Where
+some queues are excluded, the others that have tasks are found first.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,12 +23,13 @@ from django.db.models.functions import Coalesce
 from django.db.models.sql import UpdateQuery
 from django.utils import timezone
 
-from . import books, leases
+from . import books, inuse, leases
 from .compiled import statement
 from .indexes import BY_NAME, BY_PRIORITY, BY_QUEUE, WAITING
 from .managers import TaskQuerySet
-from .models import CompletedTask, Runner, Task
-from .outages import UNREADABLE
+from .models import Runner, Task
+from .outages import is_unreadable
+from .served import Served
 from .settings import app_settings
 
 logger = logging.getLogger("background_task.tasks")
@@ -47,29 +49,34 @@ SESSION = {
     )
 }
 
+_PLANNED = 50  # next tasks among which one of the queues served is looked for
 _SHOWN = 20  # unknown names that are told of
 _PRIORITIES = 16  # that a look steps down, per queue
 _PASSED_BY = 500  # due tasks of one priority that a look reads past unknown names
+_QUEUES = 32  # with tasks, that are looked at one by one where some are excluded
 _OF_EACH_NAME = 50  # due the longest, among which the most urgent is found beyond that
 
 
 def claim(
     runner_id: str,
     names: Collection[str],
-    queues: Collection[str],
-    n: int,
+    wanted: Mapping[Served, int],
     running: Collection[int] = (),
 ) -> list[Task]:
-    """Lock at most `n` due tasks for a runner and return them, the next one first.
+    """Lock due tasks for a runner and return them, the next one of each kind first.
 
-    Of these queues only, or of every queue and of none if none is named. Names that
-    are unknown here are left alone: another runner may know them. So are the `running`,
+    `wanted` says how many at most of which queues, no queue twice. Names that are
+    unknown here are left alone: another runner may know them. So are the `running`,
     whatever their rows say: somebody may have unlocked them. Called inside a
     transaction. Raises LeaseLost when the runner is not trusted any more: what it would
     take might be taken for lost at once.
     """
     leases.hold(runner_id)
-    tasks = _Look(names, queues, running, lock=True).next(n)
+    tasks = [
+        task
+        for served, n in wanted.items()
+        for task in _Look(names, served, running, lock=True).next(n)
+    ]
     if not tasks:
         return []
     locked_at = _moment_of_claim()
@@ -101,23 +108,50 @@ def _lock(pks: list[int], runner_id: str, locked_at: datetime) -> int:
         return int(cursor.rowcount)
 
 
-def may_be_due(names: Collection[str], queues: Collection[str]) -> bool:
+def claim_one(runner_id: str, pk: int, attempts: int) -> Task | None:
+    """Lock one task, due or not, for a runner; None if it is not free.
+
+    Nor if it was tried meanwhile: `attempts` tries were recorded before. For the rest
+    as `claim`.
+    """
+    leases.hold(runner_id)
+    locked_at = _moment_of_claim()
+    if not is_free(pk, attempts) or not _lock([pk], runner_id, locked_at):
+        return None
+    mine = {"attempts": attempts, "locked_by": runner_id, "locked_at": locked_at}
+    return _tasks().filter(pk=pk, **mine).first()
+
+
+def is_free(pk: int, attempts: int) -> bool:
+    """Does a task wait that has been tried so often?"""
+    return _tasks().filter(WAITING, pk=pk, attempts=attempts).exists()
+
+
+def may_be_due(names: Collection[str], served: Served) -> bool:
     """Look, without locking anything, whether a claim would find something."""
-    return bool(_Look(names, queues, (), lock=False).next(1))
+    return bool(_Look(names, served, (), lock=False).next(1))
 
 
-def next_run_at(within: float) -> datetime | None:
-    """Return when the first task that is not due yet will be; of any name and queue.
+def next_run_at(within: float, served: Collection[Served]) -> datetime | None:
+    """Return when a first task that is not due yet has to be looked for; of any name.
 
     None if that is not within so many seconds: later moments may be none that Python
-    knows, such as PostgreSQL's infinity.
+    knows, such as PostgreSQL's infinity. Tasks of other queues are passed by; of very
+    many the last that was read is returned, to read on from there by then.
     """
     now = timezone.now()
     later = _tasks().filter(run_at__gt=now, run_at__lte=now + timedelta(seconds=within))
-    return later.order_by("run_at").values_list("run_at", flat=True).first()
+    later = later.order_by("run_at")
+    if any(one.everything for one in served):
+        return later.values_list("run_at", flat=True).first()
+    planned = list(later.values_list("run_at", "queue")[:_PLANNED])
+    for run_at, queue in planned:
+        if any(queue in one for one in served):
+            return run_at
+    return planned[-1][0] if len(planned) == _PLANNED else None
 
 
-def unknown_names(names: Collection[str], queues: Collection[str]) -> set[str]:
+def unknown_names(names: Collection[str], served: Served) -> set[str]:
     """Return some other names of tasks that are due in these queues, about twenty."""
     due = {"run_at__lte": timezone.now()}
     is_lax = connections[router.db_for_write(Task)].vendor == "mysql"
@@ -125,10 +159,15 @@ def unknown_names(names: Collection[str], queues: Collection[str]) -> set[str]:
     for name in _distinct({}, "task_name", BY_NAME):
         if name not in names or is_lax:
             # There, other names may be this one to the collation.
-            for lane in [{"queue": queue} for queue in queues] or [{}]:
+            for lane in [{"queue": queue} for queue in served.queues] or [{}]:
                 alike = {**due, **lane, "task_name": name}
                 front = _Waiting(
-                    BY_NAME, alike, "run_at", _OF_EACH_NAME, only=("task_name",)
+                    BY_NAME,
+                    alike,
+                    ("run_at",),
+                    _OF_EACH_NAME,
+                    only=("task_name",),
+                    excluded=served.excluded,
                 )
                 unknown |= {task.task_name for task in front.read()} - set(names)
         if len(unknown) >= _SHOWN:
@@ -138,13 +177,7 @@ def unknown_names(names: Collection[str], queues: Collection[str]) -> set[str]:
 
 def unused_queues(queues: Iterable[str]) -> set[str]:
     """Return those of these queues that no task is in, be it waiting or completed."""
-    return {queue for queue in queues if not _is_used(queue)}
-
-
-def _is_used(queue: str) -> bool:
-    completed = CompletedTask.objects.using(router.db_for_write(CompletedTask))
-    rows = _tasks().filter(queue=queue), completed.filter(queue=queue)
-    return any(found.exists() for found in rows)
+    return {queue for queue in queues if not inuse.is_used(queue=queue)}
 
 
 def free_expired() -> int:
@@ -171,15 +204,23 @@ def reclaim_pids() -> int:
 
 
 def _distinct(
-    where: dict[str, Any], field: str, index: str, *, descending: bool = False
+    where: dict[str, Any],
+    field: str,
+    index: str,
+    *,
+    descending: bool = False,
+    least: str | None = None,
 ) -> Iterator[Any]:
     """Yield the values of a column in order: one step in an index for each.
 
-    The databases' own DISTINCT reads every row.
+    The databases' own DISTINCT reads every row. NULL is left out if the `least` value
+    is named, and has to be left out.
     """
     beyond = f"{field}__{'lt' if descending else 'gt'}"
-    order = f"-{field}" if descending else field
-    first = _Waiting(index, where, order, n=1, only=(field,))
+    order = _order(where, field, descending=descending)
+    # Not as one more condition of the next steps: SQLite would begin there each time.
+    begin = where if least is None else {**where, f"{field}__gte": least}
+    first = _Waiting(index, begin, order, n=1, only=(field,))
     found = first.read()
     while found:
         value = getattr(found[0], field)
@@ -187,46 +228,83 @@ def _distinct(
         found = replace(first, where={**where, beyond: value}).read()
 
 
+def _order(
+    where: dict[str, Any], field: str, *, descending: bool = False
+) -> tuple[str, ...]:
+    """Return how to sort by a column, of what `where` has left, along an index.
+
+    PostgreSQL takes no order from `IS NULL`: what is NULL has to be named. MariaDB
+    would sort then.
+    """
+    fields = [field]
+    if _NO_QUEUE.keys() <= where.keys():
+        is_named = connections[router.db_for_write(Task)].vendor == "postgresql"
+        fields = ["queue", field] if is_named else fields
+    return tuple(f"-{each}" if descending else each for each in fields)
+
+
+_NO_QUEUE = {"queue__isnull": True}
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """The first few of the tasks that wait, as they stand in an index.
 
-    `where` are lookups of single values; `only` these columns, if any, are read.
+    `where` are lookups of single values; `only` these columns, if any, are read. Tasks
+    of the queues that are `excluded` are read past, however many there are.
     """
 
     index: str
     where: dict[str, Any]
-    order: str
+    order: tuple[str, ...]
     n: int
     only: tuple[str, ...] = ()
     lock: bool = False
+    excluded: frozenset[str | None] = frozenset()
 
     def read(self) -> list[Task]:
         """Return the rows; what Python can't read is abandoned first."""
         while True:
             try:
                 return list(self._rows())
-            except UNREADABLE:
+            except Exception as error:
+                if not is_unreadable(error):
+                    raise
                 if not books.set_aside_unreadable(self._query()):
                     raise
 
     def _query(self) -> TaskQuerySet:
-        rows = _tasks().filter(WAITING).order_by(self.order)
+        rows = _tasks().filter(WAITING).order_by(*self.order)
         for lookup, value in self.where.items():  # one by one, in this order
             rows = rows.filter(**{lookup: value})
+        if None in self.excluded:
+            rows = rows.filter(queue__isnull=False)
+        if queues := self._excluded_queues():
+            rows = rows.exclude(queue__in=queues)
         rows = rows.lock_unlocked_rows() if self.lock else rows
         return (rows.only(*self.only) if self.only else rows)[: self.n]
 
     def _rows(self) -> Iterable[Task]:
         alias = router.db_for_write(Task)
-        shape = (*self.where, self.index, self.order, self.n, self.only, self.lock)
+        queues = self._excluded_queues()
+        excluded = None in self.excluded, len(queues)
+        shape = (
+            *self.where,
+            self.index,
+            self.order,
+            self.n,
+            self.only,
+            self.lock,
+            excluded,
+        )
+        values = [v for k, v in self.where.items() if k not in _NO_QUEUE]
         sql, params = statement(
-            connections[alias],
-            shape,
-            lambda: self._query().query,
-            list(self.where.values()),
+            connections[alias], shape, lambda: self._query().query, [*values, *queues]
         )
         return Task.objects.using(alias).raw(self._by_index(sql, alias), params)
+
+    def _excluded_queues(self) -> list[str]:
+        return sorted(queue for queue in self.excluded if queue is not None)
 
     def _by_index(self, sql: str, alias: str) -> str:
         """Have the rows read in the order of the index.
@@ -246,26 +324,47 @@ class _Look:
     def __init__(
         self,
         names: Collection[str],
-        queues: Collection[str],
+        served: Served,
         running: Collection[int],
         *,
         lock: bool,
     ) -> None:
         self._names = frozenset(names)
-        self._queues = frozenset(queues)
+        self._served = served
         self._running = frozenset(running)
         self._lock = lock
         self._now = timezone.now()
         self._descending = app_settings.BACKGROUND_TASK_PRIORITY_ORDERING == "-"
+        self._past: frozenset[str | None] = frozenset()  # queues that are read past
 
     def next(self, n: int) -> list[Task]:
         """Return at most `n` tasks, the next one first."""
-        if not self._queues:
+        if self._served.everything:
+            return self._of_lane({}, BY_PRIORITY, n)
+        lanes = self._lanes()
+        if len(lanes) > _QUEUES and not self._served.queues:
+            self._past = self._served.excluded
             return self._of_lane({}, BY_PRIORITY, n)
         found: list[Task] = []
-        for queue in self._queues:
-            found += self._of_lane({"queue": queue}, BY_QUEUE, n)
+        for lane in lanes:
+            found += self._of_lane(lane, BY_QUEUE, n)
         return sorted(found, key=self._order)[:n]
+
+    def _lanes(self) -> list[dict[str, Any]]:
+        """Return where to look, queue by queue; of very many, some more than enough.
+
+        Those that are not named are found among what waits. What has no queue is one.
+        """
+        served = self._served
+        if served.queues:
+            return [{"queue": queue} for queue in served.queues - served.excluded]
+        lanes = [dict(_NO_QUEUE)] if None in served else []
+        for queue in _distinct({}, "queue", BY_QUEUE, least=""):
+            if queue in served:
+                lanes.append({"queue": queue})
+            if len(lanes) > _QUEUES:
+                break
+        return lanes
 
     def _order(self, task: Task) -> tuple[int, datetime]:
         return -task.priority if self._descending else task.priority, task.run_at
@@ -295,11 +394,15 @@ class _Look:
     ) -> list[Task] | None:
         """Return the tasks of one priority; None if too many unknown ones lead."""
         due = {**level, "run_at__lte": self._now}
-        tasks = _Waiting(index, due, "run_at", n, lock=self._lock).read()
+        order = _order(level, "run_at")
+        tasks = _Waiting(
+            index, due, order, n, lock=self._lock, excluded=self._past
+        ).read()
         if all(map(self._knows, tasks)):
             return tasks
+        only = ("task_name", "queue")
         passed_by = _Waiting(
-            index, due, "run_at", _PASSED_BY, only=("task_name", "queue")
+            index, due, order, _PASSED_BY, only=only, excluded=self._past
         )
         front = passed_by.read()
         known = [task.pk for task in front if self._knows(task)][:n]
@@ -316,7 +419,12 @@ class _Look:
             due = {**lane, "run_at__lte": self._now, "task_name": name}
             only = ("priority", "run_at", "task_name", "queue")
             first = _Waiting(
-                BY_NAME, due, "run_at", _OF_EACH_NAME + len(taken), only=only
+                BY_NAME,
+                due,
+                ("run_at",),
+                _OF_EACH_NAME + len(taken),
+                only=only,
+                excluded=self._past,
             )
             tasks = [task for task in first.read() if task.pk not in taken]
             best += filter(self._knows, tasks)
@@ -332,8 +440,7 @@ class _Look:
 
     def _knows(self, task: Task) -> bool:
         """May it be taken? By name and queue to the letter: some databases are lax."""
-        mine = not self._queues or task.queue in self._queues
-        known = mine and task.task_name in self._names
+        known = task.queue in self._served and task.task_name in self._names
         return known and task.pk not in self._running
 
 

@@ -49,6 +49,10 @@ class TaskReleased(Stopped):
     """The runner is going away: the task is given back, at no attempt's cost."""
 
 
+class TaskCancelled(Stopped):
+    """A person has stopped the task: it is not tried again."""
+
+
 def is_permanent(error: BaseException) -> bool:
     """Return whether what was raised says that the task must not be tried again."""
     return getattr(error, "permanent", False) is True
@@ -67,3 +71,8 @@ def traceback_text(error: BaseException) -> str:
         return text
     half = LONGEST_TEXT // 2
     return f"{text[:half]}\n[...]\n{text[-half:]}"
+
+
+def last_line(text: str) -> str:
+    """Return the last line of an error, which says what it was."""
+    return text.strip().rpartition("\n")[2]

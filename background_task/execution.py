@@ -3,7 +3,6 @@
 Called by dotted name from the process's first code, `supervisor/entry.py`.
 """
 
-import difflib
 import json
 import logging
 from collections.abc import Iterator
@@ -21,8 +20,10 @@ from django.db import (
 )
 from django.db.backends.signals import connection_created
 
-from . import exceptions, policies, signals, streams, verbosity
+from . import exceptions, logrecords, policies, signals, streams, verbosity
 from .current import current_task
+from .names import meant
+from .outages import say_no_values
 from .sessions import session_of
 from .settings import app_settings
 
@@ -158,11 +159,11 @@ def _unknown_overrides(names: list[str]) -> Iterator[str]:
     """Tell of limits that are set for a task that is not there."""
     for name in app_settings.BACKGROUND_TASK_OVERRIDES:
         if name not in names:
-            near = difflib.get_close_matches(str(name), names, 3, 0.85)
-            meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            near = meant(name, names, 3, 0.85)
+            hint = f" Did you mean {near}?" if near else ""
             yield (
                 f"BACKGROUND_TASK_OVERRIDES sets limits for {name!r}, but no tasks.py "
-                f"of this project has a task of that name.{meant}"
+                f"of this project has a task of that name.{hint}"
             )
 
 
@@ -186,6 +187,13 @@ def execute(args: dict[str, Any], context: Context) -> None:
     Raises what the task raises. `task_started`, and `task_error` for what was raised,
     are sent from here; everything else is sent after the end has been recorded.
     """
+    said = {"task_id": args["id"], "task_name": args["name"]}
+    said |= {name: args[name] for name in ("attempt", "queue", "runner")}
+    with logrecords.carrying(said):
+        _execute(args, context)
+
+
+def _execute(args: dict[str, Any], context: Context) -> None:
     stops = context.stop_with = _Stops()
     if context.more:
         context.leave_with = connections.close_all
@@ -330,7 +338,8 @@ def _tell_error(pk: int, error: BaseException) -> None:
     task = None
     try:
         task = _task_model().objects.filter(pk=pk).first()
-    except Exception:  # what the task raised is to be told, not this
+    except Exception as unreadable:  # what the task raised is to be told, not this
+        say_no_values(unreadable)
         logger.exception("Task %s could not be read for task_error", pk)
     signals.broadcast(signals.task_error, type(error), task=task)
 
@@ -348,6 +357,7 @@ class _Stops:
         "time": exceptions.TaskTimeout,
         "memory": exceptions.TaskOutOfMemory,
         "release": exceptions.TaskReleased,
+        "cancel": exceptions.TaskCancelled,
     }
 
     def __init__(self) -> None:

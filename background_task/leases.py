@@ -4,10 +4,11 @@ A runner is trusted while its lease runs, by the database's clock. Its row is lo
 in every transaction that claims, so that nobody can declare it dead in between.
 """
 
+from datetime import datetime
 from typing import Any
 
 from django.db import connections, router, transaction
-from django.db.models import QuerySet
+from django.db.models import BooleanField, Case, QuerySet, When
 from django.utils import timezone
 
 from .clock import DatabaseTime
@@ -30,6 +31,7 @@ def register(runner_id: str, lease: float, **about: Any) -> None:
                 id=runner_id,
                 started_at=timezone.now(),
                 trusted_until=DatabaseTime(lease),
+                lease=lease,
                 **about,
             )
             row.save(using=_database(), force_insert=True)
@@ -39,6 +41,11 @@ def renew(runner_id: str, lease: float) -> bool:
     """Trust a runner for `lease` seconds from now; False if its row is gone."""
     row = _runners().filter(pk=runner_id)
     return bool(row.update(trusted_until=DatabaseTime(lease)))
+
+
+def report(runner_id: str, *, running: list[Any], draining: bool) -> None:
+    """Write what people see of a runner."""
+    _runners().filter(pk=runner_id).update(running=running, draining=draining)
 
 
 def hold(runner_id: str) -> None:
@@ -59,6 +66,26 @@ def hold(runner_id: str) -> None:
 def lapsed() -> QuerySet[Runner]:
     """Return the runners whose lease has run out."""
     return _runners().filter(trusted_until__lte=DatabaseTime())
+
+
+def trusted() -> Case:
+    """Return, for `annotate`, whether a runner's lease still runs."""
+    return Case(
+        When(trusted_until__gt=DatabaseTime(), then=True),
+        default=False,
+        output_field=BooleanField(),
+    )
+
+
+def with_trust(runners: QuerySet[Runner]) -> QuerySet[Any]:
+    """Return the runners, each with `is_alive`, and `now` by the database's clock."""
+    return runners.annotate(is_alive=trusted(), now=DatabaseTime())
+
+
+def silent(runner: Any) -> float | None:
+    """Return the seconds since one of those was heard of; None: it does not say."""
+    seen: datetime | None = runner.last_seen
+    return None if seen is None else max(0.0, (runner.now - seen).total_seconds())
 
 
 def sign_off(runner_id: str) -> bool:

@@ -1,6 +1,7 @@
 """The questions one may ask about tasks."""
 
 import json
+import logging
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from hashlib import sha1
@@ -15,10 +16,13 @@ from django.db.models.lookups import In
 from django.utils import timezone
 
 from . import wakeups
+from .served import Served
 from .settings import app_settings
 
 if TYPE_CHECKING:
     from .models import CompletedTask, Task  # noqa: F401
+
+logger = logging.getLogger(__name__)
 
 
 def params_text(args: Any, kwargs: Any) -> str:
@@ -92,10 +96,22 @@ class TaskQuerySet(models.QuerySet["Task"]):
         MySQL's collations take `mail`, `Mail` and `mail ` for one. They are asked too,
         for the sake of their indexes.
         """
+        return self.filter(self._exactly(column, values))
+
+    def _exactly(self, column: str, values: Collection[str | None]) -> Q:
         has = Q(**{f"{column}__in": values})
         if connections[self.db].vendor == "mysql":
             has &= Q(In(_Letters(column), values))
-        return self.filter(has)
+        return has
+
+    def of_queues(self, served: Served) -> Self:
+        """Keep the tasks of the queues that are served, to the letter."""
+        tasks = self.exactly("queue", served.queues) if served.queues else self
+        if None in served.excluded:
+            tasks = tasks.exclude(queue=None)
+        if excluded := served.excluded - {None}:
+            tasks = tasks.filter(Q(queue=None) | ~self._exactly("queue", excluded))
+        return tasks
 
     def lock_unlocked_rows(self) -> Self:
         """Lock the rows as they are read, and pass over what another has locked.
@@ -195,6 +211,7 @@ class TaskManager(_TaskManager["Task"]):
             _check_number(task, name, database)
         for name in ("run_at", "repeat_until"):
             _check_moment(task, name)
+        _tell_of_repeat(task)
         if creator is not None and creator.pk is not None:  # else save() refuses it
             _check_creator(task, creator, database)
 
@@ -270,6 +287,29 @@ def _check_moment(task: "Task", name: str) -> None:
         setattr(task, name, _field(task, name).to_python(value))
     except (TypeError, ValueError, ValidationError) as error:
         raise ValueError(f"{name} is {value!r}: it must be a datetime") from error
+
+
+def _tell_of_repeat(task: "Task") -> None:
+    """Warn of what is written as a chain of repeats, and is none.
+
+    It is no error: 1.2.8 took either and ran such a task once, and what ran under it
+    must go on to.
+    """
+    repeat = int(task.repeat)  # it may be a text
+    if repeat < 0:
+        logger.warning(
+            "Task %s runs once: repeat is %d, and 1 is the least that repeats. Give "
+            "the seconds from one run to the next, such as Task.DAILY, or leave it out",
+            task.task_name,
+            repeat,
+        )
+    elif not repeat and task.repeat_until is not None:
+        logger.warning(
+            "Task %s runs once: repeat_until is %s, and there is no repeat. Give "
+            "repeat=, such as Task.DAILY, or leave repeat_until out",
+            task.task_name,
+            task.repeat_until,
+        )
 
 
 def _check_creator(task: "Task", creator: models.Model, database: str) -> None:

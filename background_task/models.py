@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
@@ -13,16 +13,18 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import models, router
 from django.utils import timezone
 
-from . import policies, retries, wakeups
+from . import policies, repeats, retries, wakeups
 from .clock import DatabaseTime
 from .exceptions import is_permanent, traceback_text
 from .indexes import BY_NAME, BY_PRIORITY, BY_QUEUE, WaitingIndex
 from .managers import CompletedTaskQuerySet, TaskManager, TaskQuerySet
+from .served import Served
 
 __all__ = [
     "Attempt",
     "CompletedTask",
     "CompletedTaskQuerySet",
+    "Control",
     "Runner",
     "Task",
     "TaskManager",
@@ -33,6 +35,12 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _CLAIM = frozenset({"locked_by", "locked_at"})
+# What a task takes over from the one that it repeats, or tries again.
+_CALL = (
+    *("task_name", "task_params", "task_hash", "verbose_name", "priority", "queue"),
+    *("repeat", "repeat_until", "creator_content_type_id", "creator_object_id"),
+    "max_run_time",
+)
 
 
 class Runner(models.Model):
@@ -54,8 +62,33 @@ class Runner(models.Model):
     trusted_until = models.DateTimeField()
     version = models.CharField(max_length=32, default="")
 
+    # Seconds; slots; the queues that it serves (none: all) and does not. NULL: an older
+    # version's.
+    lease = models.FloatField(null=True)
+    slots = models.IntegerField(null=True)
+    queues = models.JSONField(null=True)
+    excluded_queues = models.JSONField(null=True)
+    # True once it claims no more.
+    draining = models.BooleanField(null=True)
+    # What has run for a second: see `Running`.
+    running = models.JSONField(null=True)
+
     def __str__(self) -> str:
         return f"{self.host} {self.pid} ({self.id})"
+
+    @property
+    def served(self) -> Served:
+        """The queues that it takes tasks of."""
+        return Served(
+            frozenset(self.queues or ()), frozenset(self.excluded_queues or ())
+        )
+
+    @property
+    def last_seen(self) -> datetime | None:
+        """When the lease was last renewed, by the database's clock."""
+        if self.lease is None:
+            return None
+        return self.trusted_until - timedelta(seconds=self.lease)
 
     def is_trusted(self) -> bool:
         """Return whether the lease still runs, by the database's clock."""
@@ -63,8 +96,41 @@ class Runner(models.Model):
         return alive.exists()
 
 
+class Control(models.Model):
+    """What a person has asked of runners, until it is done: see `control`.
+
+    A pause stands until it is taken back, whichever runners come and go.
+    """
+
+    class Verb(models.TextChoices):
+        """What may be asked. The target is named in brackets."""
+
+        STOP = "stop", "stop"  # a task's id
+        PAUSE = "pause", "pause"  # a queue
+        DRAIN = "drain", "drain"  # a runner's id
+        OUTPUT = "output", "output"  # a task's id
+        STACK = "stack", "stack"  # a task's id
+
+    id = models.BigAutoField(primary_key=True)
+    verb = models.CharField(max_length=16, choices=Verb.choices)
+    target = models.CharField(max_length=190)
+    by = models.CharField(max_length=150)
+    at = models.DateTimeField()
+    answer = models.TextField(blank=True, default="")  # JSON
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                fields=["verb", "target"], name="bgtask_control_once"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.target}"
+
+
 class BaseTask(models.Model):
-    """What Task and CompletedTask have in common: upstream's columns."""
+    """What Task and CompletedTask have in common: upstream's columns, and more."""
 
     HOURLY = 3600
     DAILY = 24 * HOURLY
@@ -108,6 +174,14 @@ class BaseTask(models.Model):
     creator_object_id = models.PositiveIntegerField(null=True, blank=True)
     creator = GenericForeignKey("creator_content_type", "creator_object_id")
 
+    # What a repetition is counted from, if `run_at` is not where it was planned: it is
+    # a retry's, a person has had it run sooner, or the clock skipped the hour. Of a
+    # task that failed and ended its chain, where it was planned.
+    repeat_from = models.DateTimeField(null=True, blank=True, editable=False)
+
+    # Seconds that a try may take, said by the call that enqueued it.
+    max_run_time = models.FloatField(null=True, blank=True)
+
     class Meta:
         abstract = True
 
@@ -135,6 +209,11 @@ class BaseTask(models.Model):
 
     locked_by_pid_running.boolean = True  # type: ignore[attr-defined]
 
+    def another(self, **columns: Any) -> "Task":
+        """Return a new task, not saved, that calls the same; these columns besides."""
+        copied = {name: getattr(self, name) for name in _CALL}
+        return Task(**copied, **columns)
+
 
 class Task(BaseTask):
     """A task that waits, or runs if it is locked."""
@@ -147,9 +226,6 @@ class Task(BaseTask):
         on_delete=models.CASCADE,
     )
 
-    # Seconds that a try may take, said by the call that enqueued it.
-    max_run_time = models.FloatField(null=True, blank=True)
-
     # What the try that runs says of itself: see `current_task.progress`.
     progress_done = models.BigIntegerField(null=True, blank=True)
     progress_total = models.BigIntegerField(null=True, blank=True)
@@ -159,6 +235,7 @@ class Task(BaseTask):
 
     class Meta:
         db_table = "background_task"
+        permissions = (("control_task", "Can run, retry, cancel and stop tasks"),)
         indexes = (  # what a claim reads
             WaitingIndex(fields=["priority", "run_at"], name=BY_PRIORITY),
             WaitingIndex(fields=["queue", "priority", "run_at"], name=BY_QUEUE),
@@ -283,7 +360,7 @@ class Task(BaseTask):
                 "Task %s changed hands: failure not recorded", self.with_id()
             )
             return
-        for name in ("attempts", "run_at", "last_error", "failed_at"):
+        for name in ("attempts", "run_at", "repeat_from", "last_error", "failed_at"):
             setattr(self, name, getattr(entry.task, name))
         self.holds_claim(entry.task.locked_by, entry.task.locked_at)
         books.announce(entry)
@@ -327,25 +404,16 @@ class Task(BaseTask):
         """Return what `create_repetition` saves."""
         if not self.is_repeating_task():
             return None
-        run_at = retries.next_occurrence(
-            self.run_at, self.repeat, timezone.now(), self.repeat_until
+        plan = repeats.next_repetition(
+            self.run_at,
+            self.repeat,
+            timezone.now(),
+            self.repeat_until,
+            self.repeat_from,
         )
-        if run_at is None:
+        if plan is None:
             return None
-        return Task(
-            task_name=self.task_name,
-            task_params=self.task_params,
-            task_hash=self.task_hash,
-            verbose_name=self.verbose_name,
-            priority=self.priority,
-            run_at=run_at,
-            repeat=self.repeat,
-            repeat_until=self.repeat_until,
-            queue=self.queue,
-            max_run_time=self.max_run_time,
-            creator_content_type_id=self.creator_content_type_id,
-            creator_object_id=self.creator_object_id,
-        )
+        return self.another(run_at=plan.run_at, repeat_from=plan.counted_from)
 
 
 class CompletedTask(BaseTask):
@@ -429,11 +497,14 @@ class Attempt(models.Model):
 
     @classmethod
     def of(cls, task_id: int | None, using: str | None) -> models.QuerySet["Attempt"]:
-        """Return what is recorded of a task's tries, the first one first."""
+        """Return what is recorded of a task's tries, the first one first.
+
+        Those from before a retry too, after which their numbers begin with 1 again.
+        """
         tries = cls._default_manager.using(using)
         if task_id is None:
             return tries.none()
-        return tries.filter(task_id=task_id).order_by("number", "id")
+        return tries.filter(task_id=task_id).order_by("id")
 
     @property
     def duration(self) -> float | None:

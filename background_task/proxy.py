@@ -29,7 +29,7 @@ class TaskProxy(Generic[P, R]):
     """What `@background` makes of a function: call it, and a task is saved.
 
     `now` and `task_function` are the function itself; `policy` is what the decorator
-    says of its tries.
+    says of its tries, `redact` which parameters' values are never shown.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class TaskProxy(Generic[P, R]):
         runner: "DBTaskRunner",
         *,
         policy: Policy,
+        redact: tuple[str, ...] = (),
     ) -> None:
         functools.update_wrapper(self, task_function)
         self.name = name
@@ -51,6 +52,7 @@ class TaskProxy(Generic[P, R]):
         self.queue = queue
         self.remove_existing_tasks = remove_existing_tasks
         self.policy = policy
+        self.redact = redact
 
     def __call__(
         self,

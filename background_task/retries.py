@@ -1,11 +1,11 @@
-"""When is a task tried again, when does it repeat, when is it given up?
+"""When is a task tried again, and when is it given up?
 
 Functions of their arguments and of the settings alone: no rows, no clock.
 """
 
 import math
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from .limits import SettingError, parse_seconds
 from .settings import app_settings
@@ -49,28 +49,3 @@ def wait_of(waits: Sequence[float], attempts: int) -> timedelta:
 def exhausted(attempts: int, max_attempts: int) -> bool:
     """Return whether a task that was tried so often is given up."""
     return attempts >= max_attempts
-
-
-def next_occurrence(
-    run_at: datetime,
-    repeat_seconds: int,
-    now: datetime,
-    repeat_until: datetime | None,
-) -> datetime | None:
-    """Return the first planned moment that is not past, or None at the chain's end.
-
-    Planned moments are `run_at`, the moment this occurrence was planned for, plus
-    multiples of `repeat_seconds`; missed ones are skipped. The chain ends when
-    `repeat_until` is reached, or would be passed by the next moment.
-    """
-    if repeat_until is not None and repeat_until <= now:
-        return None
-    try:
-        period = timedelta(seconds=repeat_seconds)
-        # The smallest k for which run_at + k * period >= now: a division rounded up.
-        planned = run_at + max(1, -((run_at - now) // period)) * period
-    except OverflowError:  # past the calendar's end: as good as never
-        return None
-    if repeat_until is not None and planned > repeat_until:
-        return None
-    return planned

@@ -49,6 +49,19 @@ def session_of(connection: Any) -> dict[str, Any] | None:
     return {"alias": connection.alias, "number": number, "which": which, "at": now}
 
 
+def is_pooled(connection: Any) -> bool:
+    """Is a pooler between us and PostgreSQL, so that no session is ours to keep?
+
+    Then the number that the protocol has told is the pooler's, and not the server's.
+    """
+    if connection.vendor != "postgresql":
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (number,) = cursor.fetchone()
+    return bool(number != connection.connection.info.backend_pid)
+
+
 def end_session(session: Mapping[str, Any]) -> bool | None:
     """End a session; return whether it was there; None: the server can't be asked.
 

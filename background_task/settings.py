@@ -6,6 +6,8 @@ uses a value says what is wrong with it.
 
 import multiprocessing
 import sys
+from collections.abc import Sequence
+from datetime import tzinfo
 from typing import Any
 
 from django.conf import settings
@@ -65,6 +67,16 @@ class AppSettings:
         return getattr(settings, "BACKGROUND_TASK_WORKERS", None)
 
     @property
+    def BACKGROUND_TASK_QUEUES(self) -> Sequence[str] | None:
+        """The queues to serve, as `--queue` has them; None: every queue."""
+        return getattr(settings, "BACKGROUND_TASK_QUEUES", None)
+
+    @property
+    def BACKGROUND_TASK_EXCLUDE_QUEUES(self) -> Sequence[str] | None:
+        """The queues not to serve; None: none."""
+        return getattr(settings, "BACKGROUND_TASK_EXCLUDE_QUEUES", None)
+
+    @property
     def BACKGROUND_TASK_TASKS_PER_PROCESS(self) -> int:
         """How many tasks a process runs, one after the other, before it leaves."""
         return getattr(settings, "BACKGROUND_TASK_TASKS_PER_PROCESS", 1)
@@ -109,6 +121,26 @@ class AppSettings:
     def BACKGROUND_TASK_MAX_CRASHES(self) -> int | None:
         """How often a task's process may die of itself; None: as often as it fails."""
         return getattr(settings, "BACKGROUND_TASK_MAX_CRASHES", None)
+
+    @property
+    def BACKGROUND_TASK_REPEAT_TIMEZONE(self) -> tzinfo | str | None:
+        """The zone whose clock repeats of whole days go by; None: they are seconds."""
+        return getattr(settings, "BACKGROUND_TASK_REPEAT_TIMEZONE", None)
+
+    @property
+    def BACKGROUND_TASK_REPEAT_AFTER_FAILURE(self) -> bool:
+        """Whether a task that repeats goes on after it has failed for good."""
+        return getattr(settings, "BACKGROUND_TASK_REPEAT_AFTER_FAILURE", False)
+
+    @property
+    def BACKGROUND_TASK_KEEP_COMPLETED(self) -> float | dict[str, float | None] | None:
+        """Days that completed tasks are kept, or {"succeeded": 7, ...}; None: all."""
+        return getattr(settings, "BACKGROUND_TASK_KEEP_COMPLETED", None)
+
+    @property
+    def BACKGROUND_TASK_HEARTBEAT_FILE(self) -> str | None:
+        """The file by which probes see that `process_tasks` is alive; None: no file."""
+        return getattr(settings, "BACKGROUND_TASK_HEARTBEAT_FILE", None)
 
     @property
     def BACKGROUND_TASK_NICE(self) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, Literal, overload
@@ -18,15 +18,16 @@ from django.db import (
 from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
-from . import books, policies, retries, signals
+from . import books, control, logrecords, policies, redaction, retries, signals
 from .current import current_task
 from .exceptions import BackgroundTaskError, is_permanent, traceback_text
 from .limits import SettingError
 from .models import Task
-from .outages import is_passing
+from .outages import is_passing, say_no_values
 from .policies import Policy
 from .proxy import P, R, TaskProxy, default_name, may_replace
 from .schedule import ScheduleForm, TaskSchedule
+from .served import Served
 from .signals import broadcast
 
 # Upstream's names, wherever they are defined by now.
@@ -104,7 +105,8 @@ class DBTaskRunner:
     def get_task_to_run(self, tasks: "Tasks", queue: str | None = None) -> Task | None:
         """Claim the next task that `tasks` knows; None if there is none to be had."""
         try:
-            return self.claim_next(tasks, [queue] if queue else [])
+            served = Served(frozenset([queue] if queue else []))
+            return self.claim_next(tasks, served)
         except OperationalError:
             return None
 
@@ -121,24 +123,36 @@ class DBTaskRunner:
         self.run_task(tasks, task)
         return True
 
-    def claim_next(self, tasks: "Tasks", queues: Sequence[str]) -> Task | None:
-        """Claim the next task of these queues, or of any if none is named.
+    def claim_next(
+        self, tasks: "Tasks", served: Served, *, heeds_pauses: bool = False
+    ) -> Task | None:
+        """Claim the next task of these queues, or of those that nobody has paused.
 
         None if there is none to be had. Raises OperationalError, having logged it,
         while the database is away.
         """
         try:
-            return self._claim_next(tasks, queues)
-        except OperationalError:
+            awake = control.awake(served) if heeds_pauses else served
+            return self._claim_next(tasks, awake)
+        except Error as error:
+            connection = connections[router.db_for_write(Task)]
+            known = isinstance(error, OperationalError)
+            if not known and not is_passing(connection, error):
+                raise
             logger.warning("Failed to retrieve tasks. Database unreachable.")
             _forget_broken_connections()
-            raise
+            if not connection.in_atomic_block:
+                connection.close()  # a session that is read-only would stay so
+            if known:
+                raise
+            raise OperationalError(*error.args) from error
 
-    def _claim_next(self, tasks: "Tasks", queues: Sequence[str]) -> Task | None:
+    def _claim_next(self, tasks: "Tasks", served: Served) -> Task | None:
+        if served.nothing:
+            return None
         known = list(tasks._tasks)
         available = Task.objects.find_available().exactly("task_name", known)
-        if queues:
-            available = available.exactly("queue", queues)
+        available = available.of_queues(served)
         lost: list[int] = []
         # A few at a time, since others may claim the first ones before this one does.
         while candidates := list(available.exclude(pk__in=lost)[:5]):
@@ -157,7 +171,11 @@ def _exists(task: Task, action: int, queue: str | None) -> bool:
     if queue:
         existing = existing.filter(queue=queue)
     if action == TaskSchedule.RESCHEDULE_EXISTING:
-        changes: dict[str, Any] = {"run_at": task.run_at, "priority": task.priority}
+        changes: dict[str, Any] = {
+            "run_at": task.run_at,
+            "repeat_from": None,
+            "priority": task.priority,
+        }
         if task.max_run_time is not None:
             changes["max_run_time"] = task.max_run_time
         return bool(existing.update(**changes))
@@ -205,6 +223,7 @@ class Tasks:
         max_attempts: int | None = None,
         backoff: Waits | None = None,
         dont_retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
+        redact: Collection[str] = (),
     ) -> Callable[[Callable[P, R]], TaskProxy[P, R]]: ...
 
     def background(
@@ -223,6 +242,7 @@ class Tasks:
         max_attempts: int | None = None,
         backoff: Waits | None = None,
         dont_retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
+        redact: Collection[str] = (),
     ) -> Any:
         """Turn a function, or any callable, into a task; with or without arguments.
 
@@ -233,8 +253,9 @@ class Tasks:
         `hard_memory` more of it raises MemoryError. `on_timeout` and `on_memory` say
         whether what is stopped is tried again. `max_attempts`, `backoff` (seconds, or a
         list of them for one try after the other) and `dont_retry_on` (exceptions) are
-        about failed tries. Raises BackgroundTaskError if another function has the name,
-        and SettingError (a ValueError) for what cannot be.
+        about failed tries. `redact` names parameters whose values are never shown, such
+        as a password. Raises BackgroundTaskError if another function has the name, and
+        SettingError (a ValueError) for what cannot be.
         """
         if callable(name):
             return self.background()(name)
@@ -249,6 +270,7 @@ class Tasks:
             backoff=backoff,
             dont_retry_on=_classes(dont_retry_on),
         )
+        hidden = redaction.parse(redact)
 
         def decorate(function: Callable[P, R]) -> TaskProxy[P, R]:
             proxy = TaskProxy(
@@ -259,6 +281,7 @@ class Tasks:
                 remove_existing_tasks,
                 self._runner,
                 policy=policy,
+                redact=hidden,
             )
             self._register(proxy)
             return proxy
@@ -296,6 +319,7 @@ class Tasks:
                 f"Give one of them another with @background(name=...)."
             )
         try:
+            redaction.check(proxy.task_function, proxy.redact)
             policies.declare(proxy.name, proxy.policy.said())
         except SettingError as error:
             raise SettingError(f"Task {proxy.name}: {error}") from None
@@ -349,8 +373,12 @@ def _known_as(task: Task | None) -> Iterator[None]:
     if task is None:
         yield  # what runs is what ran before
         return
+    attempt = task.attempts + 1
     claim = f"{task.pk}@{task.locked_by}@{task.locked_at}"
-    with current_task.as_another(task.pk, task.attempts + 1, claim):
+    with (
+        current_task.as_another(task.pk, attempt, claim),
+        logrecords.carrying(logrecords.fields(task, attempt, task.locked_by)),
+    ):
         yield
 
 
@@ -367,17 +395,20 @@ def _record_success(task: Task | None) -> None:
     if task is None:
         return
     _roll_back()
-    with _abandoned_if_refused(task):
+    with _abandoned_if_refused(task, succeeded=True):
         _complete(task)
 
 
 def _complete(task: Task) -> None:
-    entry = books.succeed(books.Claim.of(task))
+    claim = books.Claim.of(task)
+    entry = books.succeed(claim)
     if entry is None:
         logger.warning("Task %s changed hands: success not recorded", task.with_id())
         return
     books.announce(entry)
-    logger.info("Ran task and deleting %s", f"task {task.with_id()}")
+    attempt = entry.task.attempts
+    said = logrecords.fields(entry.task, attempt, claim.locked_by, "Succeeded")
+    logger.info("Ran task and deleting %s", f"task {task.with_id()}", extra=said)
 
 
 def _record_failure(
@@ -391,14 +422,15 @@ def _record_failure(
     most = policies.max_attempts(task.task_name)
     is_final = permanent or retries.exhausted(task.attempts + 1, most)
     text = "Failed for good: %s" if is_final else "Rescheduling %s"
-    logger.error(text, f"task {task.with_id()}", exc_info=error)
+    said = logrecords.fields(task, task.attempts + 1, task.locked_by, "Failed")
+    logger.error(text, f"task {task.with_id()}", exc_info=error, extra=said)
     broadcast(signals.task_error, type(error), task=task)
-    with _abandoned_if_refused(task):
+    with _abandoned_if_refused(task, succeeded=False):
         task.reschedule(type(error), error, error.__traceback__, permanent=permanent)
 
 
 @contextmanager
-def _abandoned_if_refused(task: Task) -> Iterator[None]:
+def _abandoned_if_refused(task: Task, *, succeeded: bool) -> Iterator[None]:
     """Abandon a task if what is written about it is refused; an outage is raised."""
     claim = books.Claim.of(task)
     try:
@@ -406,10 +438,11 @@ def _abandoned_if_refused(task: Task) -> Iterator[None]:
     except Exception as error:
         if is_passing(connections[router.db_for_write(Task)], error):
             raise
+        say_no_values(error)
         logger.error(
             "Abandoning task %s: its end is refused", task.with_id(), exc_info=error
         )
-        books.abandon(claim, traceback_text(error))
+        books.abandon(claim, traceback_text(error), succeeded=succeeded)
 
 
 def _roll_back() -> None:

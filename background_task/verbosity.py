@@ -4,8 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# 1, the default, leaves all to Python: warnings and errors go to stderr.
-_LEVELS = {0: logging.ERROR, 2: logging.INFO, 3: logging.DEBUG}
+_LEVELS = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO, 3: logging.DEBUG}
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 logger = logging.getLogger("background_task")
@@ -17,10 +16,9 @@ def apply(verbosity: int) -> None:
     if level is None or logger.level != logging.NOTSET or logger.hasHandlers():
         return
     logger.setLevel(level)
-    if level < logging.WARNING:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(_FORMAT))
-        logger.addHandler(handler)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    logger.addHandler(handler)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from . import databases, measure, report
 from .limits import TREES, WATCHED
 from .results import Cell, Fields, Results
 from .stage import Failed, Theatre
-from .systems import LIMITED, ROOT, SYSTEMS, System
+from .systems import LIMITED, ROOT, SITE, SYSTEMS, System
 from .targets import FEW, MANY, STATES
 
 _TASKS = "noop", "orm"
@@ -49,7 +49,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("what", choices=["speed", "claims", "limits"])
+    parser.add_argument("what", choices=["speed", "claims", "limits", "pages"])
     parser.add_argument("--rounds", type=int, help="default: 3; claims: 1")
     parser.add_argument(
         "--minutes",
@@ -75,10 +75,12 @@ def _parser() -> argparse.ArgumentParser:
 def _results(options: argparse.Namespace) -> Results:
     """Begin a run, or go on with the last one if it was of the same code."""
     claims = options.what == "claims"
-    options.rounds = options.rounds or (1 if claims else 3)
+    few = options.what in ("claims", "pages")
+    options.rounds = options.rounds or (1 if few else 3)
     options.minutes = options.minutes or (27 if claims else 37)
     options.systems = options.systems or [system.name for system in SYSTEMS]
     served = ["postgresql", "sqlite", *(["mariadb"] if claims else [])]
+    served = ["postgresql"] if options.what == "pages" else served
     options.databases = options.databases or served
     last = Results.newest(options.results, options.what) if options.resume else None
     if last is None:
@@ -165,6 +167,7 @@ class Run:
             "speed": self._speed_cells,
             "claims": self._claim_cells,
             "limits": self._limit_cells,
+            "pages": self._page_cells,
         }
         cells = list(kinds[self._options.what]())
         for round_ in range(1, self._options.rounds + 1):
@@ -233,9 +236,15 @@ class Run:
                 )
         yield Cell(measure="overshoot", database="sqlite", system=LIMITED.name)
 
+    def _page_cells(self) -> Iterator[Cell]:
+        """Yield all pages of the admin, on one filling of the tables."""
+        rows = max(100, round(MANY * self._options.scale))
+        for database in self._options.databases:
+            yield Cell(measure="pages", database=database, system=SITE.name, rows=rows)
+
     def _measured(self, cell: Cell) -> Fields:
         """Measure it on a stage of its own; a failure is a result too."""
-        systems = {**self._systems, LIMITED.name: LIMITED}
+        systems = {**self._systems, LIMITED.name: LIMITED, SITE.name: SITE}
         system = systems.get(cell.system, SYSTEMS[0])
         with contextlib.ExitStack() as stack:
             try:
@@ -251,6 +260,8 @@ class Run:
                         return measure.watch(stage, cell.state, cell.slots, scale)
                     case "overshoot":
                         return measure.overshoot(stage, self._options.scale)
+                    case "pages":
+                        return measure.pages(stage, cell.rows, self._options.scale)
                     case "enqueue":
                         return measure.enqueue(stage, self._options.scale)
                     case _:

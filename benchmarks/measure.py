@@ -21,6 +21,7 @@ _SAMPLES, _SAMPLING = 40, 15.0  # start latencies, and the seconds for all of th
 _CALLS = 400
 _LOOKS = 40
 _HOGS = 10
+_VISITS = 15  # to each page
 
 
 def drain(stage: Stage, task: str, slots: int, rate: float, scale: float) -> Values:
@@ -135,6 +136,12 @@ def claims(stage: Stage, state: str, rows: int) -> Values:
     """Return the milliseconds of looks for eight tasks at so many rows in a state."""
     found = stage.ask("claims", state=state, rows=rows, n=_LOOKS)
     return found | {"look": statistics.median(found["took"])}
+
+
+def pages(stage: Stage, rows: int, scale: float) -> Values:
+    """Return the milliseconds of each page of the admin, by its name."""
+    n = max(2, round(_VISITS * min(1, scale)))
+    return stage.ask("pages", rows=rows, n=n)
 
 
 def _wait_for(stage: Stage, n: int, every: float = 0.01) -> Any:

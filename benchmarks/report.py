@@ -26,6 +26,8 @@ def write(page: Path, kind: str, results: Results) -> None:
             lines = _speed(results, page)
         case "claims":
             lines = _claims(results)
+        case "pages":
+            lines = _pages(results)
         case _:
             lines = _limits(results)
     begin, end = f"<!-- {kind} -->", f"<!-- /{kind} -->"
@@ -171,6 +173,32 @@ def _states(results: Results) -> list[str]:
     return _table(
         ["Database", "Rows", "How many", f"{FEW:,} of them", "All", "Ratio"], rows
     )
+
+
+def _pages(results: Results) -> list[str]:
+    """Show what each page takes, and how many queries it asks."""
+    lines = _conditions(results)
+    for cell in results.cells("pages"):
+        spreads = {
+            name: (
+                results.spread(cell, name),
+                results.spread(cell, f"{name}: most"),
+                results.spread(cell, f"{name}: cpu"),
+                results.spread(cell, f"{name}: queries"),
+            )
+            for name in targets.pages(results, cell)
+        }
+        where = NAMES[cell.database]
+        lines += [
+            f"{where}, {cell.rows:,} completed tasks and as many tries, "
+            f"{cell.rows // 10:,} tasks that wait:",
+            "",
+            *_table(
+                ["Page", "ms", "the slowest", "CPU of the site", "Queries"],
+                [[name, *map(_shown, found)] for name, found in spreads.items()],
+            ),
+        ]
+    return [*lines, *_targets(targets.of_pages(results)), *_errors(results)]
 
 
 def _limits(results: Results) -> list[str]:

@@ -15,7 +15,7 @@ Fields = dict[str, Any]
 class Cell:
     """What is measured, in every round once."""
 
-    measure: str  # drain, idle, enqueue or claims
+    measure: str  # drain, idle, enqueue, claims, pages
     database: str
     system: str = "template"
     task: str = ""
@@ -92,6 +92,11 @@ class Results:
         """Return a value of every round that has it."""
         rounds = self._values.get(cell, {})
         return {r: v[name] for r, v in rounds.items() if v.get(name) is not None}
+
+    def names(self, cell: Cell) -> list[str]:
+        """Return what there are values of."""
+        rounds = self._values.get(cell, {}).values()
+        return list(dict.fromkeys(name for values in rounds for name in values))
 
     def spread(self, cell: Cell, name: str) -> Spread | None:
         return Spread.of(list(self.by_round(cell, name).values()))

@@ -184,6 +184,17 @@ SYSTEMS = [
     ),
 ]
 
+SITE = replace(
+    SYSTEMS[0],
+    name="site",
+    text="this package, in a site with the admin",
+    apps=[
+        *(f"django.contrib.{app}" for app in ("admin", "sessions", "messages")),
+        "django.contrib.staticfiles",
+        "background_task",
+    ],
+)
+
 LIMITED = replace(
     SYSTEMS[0],
     name="limited",

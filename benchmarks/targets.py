@@ -106,3 +106,18 @@ def of_claims(results: Results) -> Iterator[Target]:
             )
             text = f"claim of 8, {NAMES[database]}: a million rows {about}"
             yield Target(text, limit, "x", False, found)
+
+
+def pages(results: Results, cell: Cell) -> list[str]:
+    """Return the names of the pages that were measured."""
+    return [name for name in results.names(cell) if ":" not in name and name != "error"]
+
+
+def of_pages(results: Results) -> Iterator[Target]:
+    """Yield the targets of `make bench-pages`."""
+    for cell in results.cells("pages"):
+        for name in pages(results, cell):
+            if name == "tasks_status":
+                continue  # no page: a person waits for a process to start, too
+            text = f"{name}, {NAMES[cell.database]}"
+            yield Target(text, 100, " ms", False, results.spread(cell, name))

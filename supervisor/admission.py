@@ -56,7 +56,8 @@ class Admission:
             return Failed(
                 f"Its limit of {size_text(size)} ({job.limits.memory_name}) can never "
                 f"be had: tasks may hold {size_text(self._budget)} together "
-                f"({_OPTION}). Lower the one or raise the other.",
+                f"({_OPTION}). Lower the one or raise the other, or have runners with "
+                "a larger budget alone serve its queue (--queue, --exclude-queue).",
                 permanent=True,
             )
         if size <= self._left(running):

@@ -1,5 +1,6 @@
 """How does the supervisor keep a long-lived process of its own at work?"""
 
+import logging
 import math
 import os
 import select
@@ -7,17 +8,22 @@ from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from . import clock, spawning
+from . import clock, resources, spawning
 from .channel import Channel, Message, pair
+from .watch import Watch
 
-_LONGEST_BACKOFF = 30.0
+logger = logging.getLogger("background_task.supervisor")
+
+_LONGEST_BACKOFF = 30.0  # seconds
 _LOOK_EVERY = 0.02  # seconds, whether one that was asked to exit has
 
 
 class Backoff:
     """When may something that failed be tried again? After 1, 2, 4 … 30 s."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: float = _LONGEST_BACKOFF) -> None:
+        """`longest` is the most seconds between two tries."""
+        self._longest = longest
         self.succeeded()
 
     def succeeded(self) -> None:
@@ -26,9 +32,9 @@ class Backoff:
 
     def failed(self) -> float:
         """Note it; return how many seconds are to be waited."""
-        wait = self._next
+        wait = min(self._next, self._longest)
         self.until = clock.now() + wait
-        self._next = min(wait * 2, _LONGEST_BACKOFF)
+        self._next = wait * 2
         return wait
 
 
@@ -61,6 +67,34 @@ class Aide:
                 raise
         self.channel, self._process = channel, process
         self.started_at = self.heard_at = clock.now()
+
+    def begin(self, start: Callable[[], None], watch: Watch) -> bool:
+        """Have it started, by `start`, and heard.
+
+        False: it can't be had now, and may be tried again when the backoff says so.
+        """
+        try:
+            start()
+            watch.add(self.channel)
+        except OSError as error:
+            self.kill()
+            self.backoff.failed()
+            why = resources.explained(error)
+            logger.error("The %s could not be started: %s", self.name, why)
+        return self.up
+
+    def drop(self, why: str, watch: Watch, *, pause: bool = True) -> None:
+        """Have done with one that died, hangs or is to be replaced.
+
+        Without a pause where finding out has taken its time already.
+        """
+        if not self.up:
+            return  # it was dropped for what it said last
+        watch.forget(self.channel)
+        self.kill()
+        wait = self.backoff.failed() if pause else 0.0
+        when = f" in {wait:g} s" if wait else ""
+        logger.error("The %s %s; it is replaced%s", self.name, why, when)
 
     @property
     def up(self) -> bool:

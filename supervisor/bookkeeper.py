@@ -13,7 +13,7 @@ from typing import Any
 from setproctitle import setproctitle
 
 from . import clock, spawning
-from .aide import Aide
+from .aide import Aide, Backoff
 from .channel import Channel, Message
 from .desk import Desk
 from .entry import named
@@ -21,12 +21,13 @@ from .evidence import Ended
 from .job import Project
 from .logrelay import LogRelay
 from .processes import TITLE
-from .queue import Queue, Runner
+from .queue import Queue, Runner, paused_text
 
 logger = logging.getLogger("background_task.supervisor")
 
 # It says one of them in every turn that is due to renew the lease.
 _SIGNS_OF_LIFE = {"lease", "unavailable"}
+_PROVEN = 30.0  # seconds of life after which its death is not its last's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +50,44 @@ class Bookkeeper(Aide):
         super().__init__()
         self._project = project
         self._books = books
+        # However often it dies, the next one can renew the lease before tasks are
+        # stopped for want of it: see lease.py.
+        self.backoff = Backoff(books.lease / 4)
+        self.unavailable = False  # the queue; a new one does not know better at first
+        self.dry = False  # the last look found nothing due
+        self.paused = ""  # queues, by people
 
     def start(self, runner: Runner, *, register: bool) -> None:
         """Start the process; it waits for `holding` before it claims anything."""
+        self.dry = False  # by what the former one knew
         self._start(keep_books, self._project, self._books, runner, register)
+        self.paused = ""
 
     def receive(self) -> list[Message]:
         """Return what it says; what shows that it looks after the lease counts."""
         messages = self.channel.receive()
         if any(message["kind"] in _SIGNS_OF_LIFE for message in messages):
             self.heard_at = clock.now()
+        for message in messages:
+            self._learn_of_queue(message)
         return messages
+
+    def _learn_of_queue(self, message: Message) -> None:
+        match message:
+            case {"kind": "lease"} if clock.now() >= self.started_at + _PROVEN:
+                self.backoff.succeeded()
+            case {"kind": "turn", "dry": dry}:
+                self.dry = dry
+            case {"kind": "unavailable", "error": str(error)}:
+                if not self.unavailable:
+                    logger.error("The queue is unavailable: %s", error)
+                self.unavailable = True
+            case {"kind": "available"}:
+                if self.unavailable:
+                    logger.warning("The queue is available again")
+                self.unavailable = False
+            case {"kind": "orders", "paused": paused}:
+                self.paused = paused_text(paused)
 
     def ended(self, claim: str, ended: Ended, *, at_once: bool) -> None:
         """Have the end of a try recorded; `turn` or `refused` answers.
@@ -69,9 +97,14 @@ class Bookkeeper(Aide):
         said = ended.to_message()
         self.channel.send("ended", claim=claim, ended=said, at_once=at_once)
 
-    def want(self, n: int, *, at_once: bool) -> None:
-        """Give credit for `n` more jobs; not `at_once`: there are some to start."""
-        self.channel.send("want", n=n, at_once=at_once)
+    def want(self, pool: str | None, n: int, *, at_once: bool) -> None:
+        """Give credit for `n` more jobs of a pool; not `at_once`: some are to start."""
+        self.channel.send("want", pool=pool, n=n, at_once=at_once)
+
+    def take_back(self, pool: str | None, n: int) -> None:
+        """Take back credit for `n` jobs: some of them may be claimed by now."""
+        if self.up:  # a new one has none
+            self.channel.send("want", pool=pool, n=-n, at_once=True)
 
 
 def keep_books(

@@ -152,10 +152,10 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 def wait(
     readable: Iterable[Any], writable: Iterable[Any] = (), timeout: float | None = None
-) -> bool:
+) -> set[int]:
     """Wait until one has something to read, or room; at the longest `timeout` s.
 
-    Returns whether one has.
+    Returns the descriptors of those that have.
     Unlike `select()`, for descriptors over 1023 too.
     """
     poll = select.poll()
@@ -166,7 +166,8 @@ def wait(
         events[one.fileno()] = events.get(one.fileno(), 0) | select.POLLOUT
     for fd, mask in events.items():
         poll.register(fd, mask)
-    return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
+    ready = poll.poll(None if timeout is None else math.ceil(timeout * 1000))
+    return {fd for fd, _ in ready}
 
 
 def _rights(fds: list[int]) -> list[tuple[int, int, bytes]]:

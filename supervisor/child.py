@@ -1,6 +1,8 @@
 """What does the supervisor know of one live process, and how does it end it?"""
 
+import json
 import logging
+import math
 import os
 import signal
 import time
@@ -12,6 +14,7 @@ from .channel import Channel, Message
 from .evidence import Evidence
 from .job import Job
 from .outcome import (
+    Cancelled,
     Crashed,
     Failed,
     Outcome,
@@ -32,11 +35,17 @@ _GROWING_ON = 1.25
 _LAST_LOOK, _LAST_LOOKS = 0.02, 0.2
 
 
+_LONGEST_SESSION = 1_000  # characters
 _MOST_SESSIONS = 20  # that are ended when a process is stopped: the last ones
 
 LONGEST_REST = 60.0  # seconds that a process waits for another job
 
-_REASONS = {TimedOut: "time", OutOfMemory: "memory", Released: "release"}
+_REASONS = {
+    TimedOut: "time",
+    OutOfMemory: "memory",
+    Released: "release",
+    Cancelled: "cancel",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ class Progress:
 
 
 def _number(value: object) -> float | None:
-    return value if isinstance(value, float) else None
+    return value if isinstance(value, float) and math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +163,9 @@ class Child:
             case {"kind": "progress", "done": int(done)}:
                 self.progress = Progress.of(done, message)
                 self.moved_at = now
-            case {"kind": "session", "session": dict(session)}:
+            case {"kind": "session", "session": dict(session)} if (
+                len(json.dumps(session)) <= _LONGEST_SESSION
+            ):
                 self.sessions = [*self.sessions[-_MOST_SESSIONS:], session]
             case {"kind": "report", "verdict": str(verdict), "at": float(at)}:
                 self.report = Report(
@@ -295,9 +306,10 @@ class Child:
 
         `template` is the pid of the process that it was forked from, if it was.
         """
-        if self.pid is None or self.gone:
+        if self.pid is None or self.gone or self.begun is None:
             return
-        used, limits = self.scales.look(self.pid, template, now), self.job.limits
+        used = self.scales.look(self.pid, template, now, now - self.begun)
+        limits = self.job.limits
         if used is None or limits.memory is None or used <= limits.memory:
             return
         final = limits.memory_is_final
@@ -346,9 +358,25 @@ class Child:
             self.kill()  # nothing of the user's task has run that could unwind
             return
         self.channel.send("stop", reason=_REASONS[type(why)], text=str(why))
-        if self._tells_its_stack and not isinstance(why, Released):
-            self._signal(STACK_SIGNAL)
+        if not isinstance(why, Released):
+            self.ask_for_stack()
         self._signal(signal.SIGTERM)
+
+    def ask_for_stack(self) -> bool:
+        """Ask where it is; return whether it can tell. See `told_stack`."""
+        witness = self.witness
+        if not self._tells_its_stack or witness is None or self.gone or not self.pid:
+            return False
+        witness.forget_stack()
+        return processes.send_signal(self.pid, self._pidfd, STACK_SIGNAL)
+
+    def told_stack(self) -> str:
+        """Return what it has told, once: nothing if it has not yet."""
+        if self.witness is None or self.stopping is not None:
+            return ""
+        if text := self.witness.stack():
+            self.witness.forget_stack()  # a crash would be written behind it
+        return text
 
     def kill(self) -> None:
         """Kill the process; the launcher sweeps what it leaves behind.
@@ -407,11 +435,16 @@ class Child:
             pid=self.pid,
             exitcode=self._exitcode,
             cpu=cpu,
-            peak=self._resident if self.scales.peak is None else self.scales.peak,
+            peak=self._peak(),
             output="" if self.witness is None else self.witness.output.text(),
             output_size=0 if self.witness is None else self.witness.output.size,
             stack="" if self.witness is None else self.witness.stack(),
         )
+
+    def _peak(self) -> int | None:
+        """Return the most that it was seen to hold, else what was resident at most."""
+        seen = self.scales.peak
+        return seen if seen or self._resident is None else self._resident
 
     def close(self) -> None:
         if self.witness is not None:

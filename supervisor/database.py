@@ -7,7 +7,9 @@ and `AppConfig.ready`: no task and no receiver of a model's signals.
 import contextlib
 import logging
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, assert_never
 
 from django.conf import settings
@@ -18,13 +20,15 @@ from django.utils import timezone
 from background_task import (
     __version__,
     execution,
+    logrecords,
     policies,
     sessions,
     signals,
     waiting,
 )
 from background_task.limits import LimitRules, SettingError
-from background_task.outages import is_busy, is_passing
+from background_task.outages import is_busy, is_passing, say_no_values
+from background_task.served import EVERYTHING, Served
 from background_task.tables import look_for_columns, migrate_text
 
 from . import clock, processes
@@ -41,7 +45,9 @@ from .outcome import (
     Succeeded,
     TimedOut,
 )
-from .queue import QueueBusy, QueueUnavailable, QueueUnusable, Runner
+from .queue import Orders, QueueBusy, QueueUnavailable, QueueUnusable, Runner
+
+logger = logging.getLogger("background_task.supervisor")
 
 _TARGET = "background_task.execution:execute"
 # What `task_error` is still to be sent for: a task that raised has sent it itself.
@@ -55,6 +61,11 @@ _ERRORS: dict[type, str] = {
 # Seconds between two looks for locks that no runner's end explains: their owners were
 # never runners of ours, or have vanished from the table.
 _STRANGERS_EVERY = 10.0
+_SHARED = (
+    "The database is reached through a pooler in transaction mode, where NOTIFY is not "
+    "heard: tasks are found by looking, at most --sleep seconds apart. Give "
+    "process_tasks a pool in session mode, or set BACKGROUND_TASK_NOTIFY = False"
+)
 _ELSEWHERE = 2.0  # seconds at most for a session on another database to be ended
 
 
@@ -64,28 +75,52 @@ class DatabaseQueue:
     def __init__(
         self, environment: dict[str, Any], arguments: dict[str, Any], runner: Runner
     ) -> None:
-        """`arguments`: lease (s), queues, rules (of LimitRules) and reclaim_pids."""
+        """`arguments`: lease (s), rules (of LimitRules), reclaim_pids, and three lists.
+
+        Those are the queues that are served (none: all), the `excluded` ones, and the
+        `pools`: queues with slots of their own.
+        """
         execution.set_up(environment)
         signals.silence_model_signals()
-        from background_task import books, claims, leases, wakeups
-        from background_task.models import Attempt, CompletedTask, Task
+        from background_task import (
+            books,
+            claims,
+            control,
+            leases,
+            orders,
+            pruning,
+            wakeups,
+        )
+        from background_task.models import Attempt, CompletedTask, Control, Task
         from background_task.models import Runner as RunnerRow
 
         self._books, self._claims, self._leases = books, claims, leases
-        self._models = Task, CompletedTask, Attempt, RunnerRow
+        self._control, self._pruner = control, pruning.Pruner()
+        self._orders, self._order_book = orders, orders.OrderBook(runner.id)
+        self._asked = orders.Orders()
+        self._models = Task, CompletedTask, Attempt, Control, RunnerRow
         self._tasks_logger = logging.getLogger("background_task.tasks")
         self._runner = runner
         self._lease: float = arguments["lease"]
-        self._queues: list[str] = arguments["queues"]
+        self._slots: int = arguments["slots"]
+        self._pools: list[str] = arguments["pools"]
+        self._named = Served(
+            frozenset(arguments["queues"]), frozenset(arguments["excluded"])
+        )
+        self._serve(self._named)
         self._rules = LimitRules(**arguments["rules"])
         self._reclaim_pids: bool = arguments["reclaim_pids"]
         self._news: list[dict[str, Any]] = []
         self._strangers_at = 0.0
+        self._shares_sessions = False  # a pooler has given our session to another
+        self._reconnects = False  # as soon as no transaction is open
         self._hosts = {runner.id: runner.host[:255]}  # by runner, of those we write of
         self._left_alone: set[Any] = set()  # claims of the dead that can't be settled
         self._alias = router.db_for_write(Task)
         self._connection = connections[self._alias]
-        self._listener = wakeups.listener(self._connection, self._queues)
+        self._listener = wakeups.listener(
+            self._connection, lambda queue: queue in self._served
+        )
         for alias in connections:
             limit = self._lease / 3 if alias == self._alias else _ELSEWHERE
             waiting.limit(connections[alias], min(limit, self._lease / 3))
@@ -96,7 +131,7 @@ class DatabaseQueue:
             try:
                 for model in self._models:
                     look_for_columns(model, self._alias)
-                self._claims.may_be_due([], [])  # are the indexes there?
+                self._claims.may_be_due([], EVERYTHING)  # are the indexes there?
             except Error as error:
                 if is_passing(self._connection, error):
                     raise
@@ -113,20 +148,25 @@ class DatabaseQueue:
                     pid=self._runner.pid,
                     pid_started=self._runner.started,
                     version=__version__,
+                    slots=self._slots,
+                    queues=sorted(self._named.queues),
+                    excluded_queues=sorted(filter(None, self._named.excluded)),
                 )
 
     def _prepare(self, sender: Any, connection: Any, **kwargs: Any) -> None:
         """Have a new connection not wait long; the queue's also plans and listens."""
         is_ours = connection.alias == self._alias
         plans = self._claims.SESSION.get(connection.vendor, ()) if is_ours else ()
-        with connection.cursor() as cursor:
-            for statement in (
-                *waiting.session_limits(connection, self._lease / 3),
-                *plans,
-            ):
-                cursor.execute(statement)
-        if is_ours:
+        shared = self._sessions_are_shared if is_ours else None
+        waiting.impose(connection, self._lease / 3, plans, shared)
+        if is_ours and not self._shares_sessions:
             self._listener.prepare(connection)
+
+    def _sessions_are_shared(self) -> None:
+        """Whoever listens in a session is not told of by another: say so once."""
+        if not self._shares_sessions and self._listener.fileno() is not None:
+            logger.warning(_SHARED)
+        self._shares_sessions = True
 
     def know(self, tasks: Mapping[str, Any]) -> None:
         from background_task.settings import app_settings
@@ -151,6 +191,19 @@ class DatabaseQueue:
             if name not in avoided and (only in (None, name) or limits.memory is None)
         ]
 
+    def _serve(self, served: Served) -> None:
+        """Claim of these queues only, until told otherwise."""
+        self._served = served
+        pools: dict[str | None, frozenset[str]] = {
+            pool: frozenset({pool}) for pool in self._pools
+        }
+        shared = self._named.queues.difference(self._pools)
+        if shared or not self._pools:
+            pools[None] = shared
+        self._by_pool = {
+            pool: replace(self._served, queues=queues) for pool, queues in pools.items()
+        }
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         with self._translated(), transaction.atomic(using=self._alias):
@@ -160,18 +213,24 @@ class DatabaseQueue:
         with self._translated():
             return self._leases.renew(self._runner.id, self._lease)
 
-    def claim(self, n: int, held: Collection[str]) -> list[Job]:
+    def claim(
+        self, wanted: Mapping[str | None, int], held: Collection[str]
+    ) -> list[Job]:
+        if self._served.nothing:
+            return []
         running = {self._parse(claim).pk for claim in held}
+        of_queues = {self._by_pool[pool]: n for pool, n in wanted.items()}
         with self._translated():
             try:
                 tasks = self._claims.claim(
-                    self._runner.id, self._claimed_names, self._queues, n, running
+                    self._runner.id, self._claimed_names, of_queues, running
                 )
             except self._leases.LeaseLost as error:
                 raise QueueUnavailable(str(error)) from error
         return [self._job(task) for task in tasks]
 
     def end_sessions(self, left: Collection[Mapping[str, Any]]) -> None:
+        left = [session for session in left if isinstance(session.get("alias"), str)]
         out_of_reach: set[str] = set()  # each costs a wait, so it is tried once
         for session in left:
             alias = session["alias"]
@@ -195,9 +254,11 @@ class DatabaseQueue:
         with self._translated():
             self._record(by_claim)
 
-    def abandon(self, claim: str, text: str) -> None:
+    def abandon(self, claim: str, text: str, *, succeeded: bool) -> None:
+        parsed = self._parse(claim)
         with self._translated():
-            self._books.abandon(self._parse(claim), text)
+            if self._books.abandon(parsed, text, succeeded=succeeded):
+                self._tell_abandoned(parsed, text)
 
     def strays(self, held: Collection[str]) -> set[str]:
         running = {self._parse(claim).pk for claim in held}
@@ -208,9 +269,14 @@ class DatabaseQueue:
                 if pk not in running
             }
 
-    def may_be_due(self) -> bool:
+    def may_be_due(self, pools: Collection[str | None]) -> bool:
+        if self._served.nothing:
+            return False
         with self._translated():
-            return self._claims.may_be_due(self._claimed_names, self._queues)
+            return any(
+                self._claims.may_be_due(self._claimed_names, self._by_pool[pool])
+                for pool in pools
+            )
 
     def fileno(self) -> int | None:
         return self._listener.fileno()
@@ -222,17 +288,22 @@ class DatabaseQueue:
         with self._translated():
             return self._listener.heard()
 
-    def next_due(self, within: float) -> float | None:
+    def next_due(self, within: float, pools: Collection[str | None]) -> float | None:
+        served = [self._by_pool[pool] for pool in pools]
+        if self._served.nothing:
+            return None
         with self._translated():
-            run_at = self._claims.next_run_at(within)
+            run_at = self._claims.next_run_at(within, served)
         return None if run_at is None else (run_at - timezone.now()).total_seconds()
 
     def unknown_names(self) -> set[str]:
+        if self._served.nothing:
+            return set()
         with self._translated():
-            return self._claims.unknown_names(list(self._limits), self._queues)
+            return self._claims.unknown_names(list(self._limits), self._served)
 
     def unknown_queues(self) -> set[str]:
-        unnamed = set(self._queues) - self._named_queues
+        unnamed = self._named.names - self._named_queues
         with self._translated():
             return self._claims.unused_queues(unnamed)
 
@@ -277,6 +348,46 @@ class DatabaseQueue:
                 self._strangers_at = clock.now() + _STRANGERS_EVERY
             return lost
 
+    def called(self) -> bool:
+        with self._translated():
+            return self._listener.called()
+
+    def orders(self, held: Collection[str]) -> Orders:
+        claims = {self._parse(claim).pk: claim for claim in held}
+        with self._translated():
+            orders = self._order_book.read(claims.keys())
+        if orders.paused != self._asked.paused:
+            self._serve(self._control.without(self._named, orders.paused))
+        self._asked = orders
+        return Orders(
+            paused=sorted(orders.paused),
+            drain_by=orders.drain_by,
+            stop={claims[task]: by for task, by in orders.stop.items()},
+            output=sorted(claims[task] for task in orders.output),
+            stack=sorted(claims[task] for task in orders.stack),
+            pointless=orders.for_others or bool(orders.stale),
+        )
+
+    def settle_orders(self, held: Collection[str]) -> int:
+        running, cancelled = {self._parse(claim).pk for claim in held}, 0
+        with self._translated():
+            for entry in self._orders.settle(self._asked, running):
+                self._announce(entry, None)
+                cancelled += 1
+        return cancelled
+
+    def report(self, running: list[dict[str, Any]], *, draining: bool) -> None:
+        with self._translated():
+            self._leases.report(self._runner.id, running=running, draining=draining)
+
+    def answer(self, verb: str, claim: str, what: dict[str, Any]) -> None:
+        with self._translated():
+            self._orders.tell(verb, self._parse(claim).pk, what)
+
+    def prune(self, most: int) -> int:
+        with self._translated():
+            return self._pruner.prune(most)
+
     def news(self) -> list[dict[str, Any]]:
         news, self._news = self._news, []
         return news
@@ -299,8 +410,12 @@ class DatabaseQueue:
                 "params": task.task_params,
                 "title": str(task),
                 "attempt": task.attempts + 1,
+                "queue": task.queue,
+                "runner": self._runner.id,
             },
             claim=_claim_text(task.pk, task.locked_at),
+            queue=task.queue,
+            due=_epoch(task.run_at),
             limits=self._limits_of(task),
         )
 
@@ -332,12 +447,12 @@ class DatabaseQueue:
         }
         if given_back:
             for claim, task in self._books.release_all(given_back).items():
-                self._log_release(task, given_back[claim])
+                self._log_release(claim, task, given_back[claim])
         over = {c: ended for c, ended in endings.items() if c not in given_back}
         entries = self._books.record([self._ending(*item) for item in over.items()])
-        for ended, entry in zip(over.values(), entries, strict=True):
+        for (claim, ended), entry in zip(over.items(), entries, strict=True):
             if entry is not None:
-                self._tell(entry, ended.outcome)
+                self._tell(claim, entry, ended.outcome)
                 self._announce(entry, _error_of(ended.outcome))
 
     def _ending(self, claim: Any, ended: Ended) -> Any:
@@ -386,23 +501,34 @@ class DatabaseQueue:
         one = {"task": entry.task.pk, "completed": completed, "error": error}
         transaction.on_commit(lambda: self._news.append(one), using=self._alias)
 
-    def _log_release(self, task: Any, outcome: Released) -> None:
-        logger, text = self._tasks_logger, f"task {task.with_id()}. {outcome}"
-        log = logger.info if outcome.ahead else logger.warning
-        transaction.on_commit(
-            lambda: log("Given back, at no attempt's cost: %s", text), using=self._alias
-        )
+    def _log_release(self, claim: Any, task: Any, outcome: Released) -> None:
+        level = logging.INFO if outcome.ahead else logging.WARNING
+        said = logrecords.fields(task, task.attempts + 1, claim.locked_by, "Released")
+        text, what = "Given back, at no attempt's cost: %s", f"task {task.with_id()}"
+        self._log(level, text, f"{what}. {outcome}", extra=said)
 
-    def _tell(self, entry: Any, outcome: Outcome) -> None:
-        """Log what was recorded, once it is committed."""
+    def _tell(self, claim: Any, entry: Any, outcome: Outcome) -> None:
+        """Log what was recorded: the one record at ERROR of a try that ended badly."""
         if isinstance(outcome, Succeeded):
             level, text, more = logging.INFO, "Ran task and deleting %s", []
         else:
             level, more = logging.ERROR, [str(outcome)]
             is_over = entry.completed is not None
             text = "Failed for good: %s\n%s" if is_over else "Rescheduling %s\n%s"
-        log, task = self._tasks_logger.log, f"task {entry.task.with_id()}"
-        transaction.on_commit(lambda: log(level, text, task, *more), using=self._alias)
+        task, kind = entry.task, type(outcome).__name__
+        said = logrecords.fields(task, task.attempts, claim.locked_by, kind)
+        self._log(level, text, f"task {task.with_id()}", *more, extra=said)
+
+    def _tell_abandoned(self, claim: Any, text: str) -> None:
+        rows = self._models[0].objects.using(self._alias).filter(pk=claim.pk)
+        task = rows.only("pk", "task_name", "queue", "attempts").get()
+        said = logrecords.fields(task, task.attempts, claim.locked_by, "Abandoned")
+        self._log(logging.ERROR, "Task %s is abandoned: %s", task.pk, text, extra=said)
+
+    def _log(self, *args: Any, extra: dict[str, Any]) -> None:
+        """Log it once it is committed."""
+        log = partial(self._tasks_logger.log, *args, extra=extra)
+        transaction.on_commit(log, using=self._alias)
 
     # The dead
 
@@ -416,6 +542,7 @@ class DatabaseQueue:
         except Exception as error:
             if is_passing(self._connection, error):
                 raise
+            say_no_values(error)
             self._tasks_logger.exception("What %s held is lost one by one", owner)
         tries = self._lose_each(owner, Lost(why))
         return tries + self._lose_together(owner, Lost(why))
@@ -450,6 +577,7 @@ class DatabaseQueue:
         except Exception as error:
             if is_passing(self._connection, error):
                 raise
+            say_no_values(error)
             self._tasks_logger.exception("Task %s could not be lost", claim.pk)
             text = f"{lost}; that could not be recorded: {error}"
         try:
@@ -457,6 +585,7 @@ class DatabaseQueue:
         except Exception as error:
             if is_passing(self._connection, error):
                 raise
+            say_no_values(error)
             self._tasks_logger.exception(
                 "Task %s can't even be abandoned: it stays locked by %r, and this "
                 "runner leaves it alone from now on",
@@ -490,17 +619,30 @@ class DatabaseQueue:
         try:
             yield
         except Error as error:
+            say_no_values(error)
             if not is_passing(self._connection, error):
                 raise
-            kind = QueueBusy if is_busy(self._connection, error) else QueueUnavailable
+            is_away = not is_busy(self._connection, error)
+            self._reconnects = self._reconnects or is_away
+            kind = QueueUnavailable if is_away else QueueBusy
             text = " ".join(str(error).split())
             raise kind(f"{type(error).__name__}: {text}") from error
         finally:
             self._forget_broken_connection()
 
     def _forget_broken_connection(self) -> None:
+        """Have the next statement connect, after an outage even if it still could be.
+
+        What has become read-only stays so for the sessions that it has: a primary that
+        is a replica now, a file of SQLite's that was opened while it was.
+        """
         connection = self._connection
-        if connection.errors_occurred and not connection.in_atomic_block:
+        if connection.in_atomic_block:
+            return
+        if self._reconnects:
+            self._reconnects = False
+            connection.close()
+        elif connection.errors_occurred:
             connection.close_if_unusable_or_obsolete()
 
 
@@ -514,6 +656,14 @@ def _error_of(outcome: Outcome) -> str | None:
     if isinstance(outcome, OutOfMemory) and outcome.error:
         return None  # the task has raised it
     return _ERRORS.get(type(outcome))
+
+
+def _epoch(moment: datetime) -> float | None:
+    """Return a moment as seconds since the epoch; None: it is too long ago."""
+    try:
+        return moment.timestamp()
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def _moment(epoch: float | None) -> datetime | None:

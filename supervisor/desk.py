@@ -4,26 +4,28 @@ All of it is done at one desk, in the bookkeeper's process, one turn after anoth
 """
 
 import logging
-import math
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from . import clock
 from .channel import Channel, Message, wait
+from .endings import FLUSH, Endings, Written
 from .evidence import Ended
 from .job import Job
-from .outcome import Failed, Lost, OutOfMemory, Released, Succeeded
-from .queue import Queue, QueueBusy, QueueUnavailable, QueueUnusable
+from .orders import OrderDesk
+from .outcome import Released
+from .pools import pool_of
+from .queue import Queue, QueueBusy, QueueUnavailable, QueueUnusable, is_away
+from .rounds import Rounds
 
 logger = logging.getLogger("background_task.supervisor")
 
 UNKNOWN_NAMES = (
     "Due, but in no tasks.py of an installed app, and so left alone: %s. Move them to "
     "one. After a deploy, restart process_tasks. Of tasks that were renamed or "
-    "removed, keep a function under the old name, @background(name=...), or delete the "
-    "rows."
+    "removed, keep a function under the old name, @background(name=...), or cancel "
+    "them: manage.py tasks_cancel --name NAME."
 )
 
 UNKNOWN_QUEUES = (
@@ -33,16 +35,15 @@ UNKNOWN_QUEUES = (
 
 _FIRST_POLL = 0.05  # seconds after something has happened; then slower and slower
 _SLOWER = 1.5
-_FLUSH = 0.02  # seconds that an ending waits for others, while there is work to start
 _REST = 0.02  # seconds between two looks that a wake-up asked for, and found nothing
 _NAMES_EVERY = 60.0  # seconds between two looks for tasks that nobody here knows
 _PAUSE = 0.5, 1.5  # seconds between two claims, when a person has asked for it
-_ROUNDS_EVERY = 1.0  # seconds between two looks at the other runners
-_ROUNDS_AT_LEAST_EVERY = 60.0  # however often they fail
 _PROGRESS_EVERY = 0.5  # seconds between two times that progress is written
-_BUSY_FOR = 5.0  # seconds until a row that another had locked is tried again
-_NEVER = math.inf
-_MOST_EVIDENCE = 2_000_000  # characters of it in one transaction
+_REST_OF_CALLS = 0.1  # seconds between two looks that a wake-up asked for in vain
+_PRUNE_EVERY = 60.0  # seconds between two looks at what need not be kept
+_PRUNE_ON = 1.0  # seconds after which it is gone on with
+_PRUNED_IDLE, _PRUNED_BUSY = 500, 100  # tasks at a time, without and beside other work
+_PRUNE_AFTER_ERROR = 3600.0  # seconds
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 5.0  # seconds between tries in an outage
 
 
@@ -74,28 +75,28 @@ class Desk:
         self._pauses = False  # between two claims
         self._progress: dict[str, list[Any]] = {}  # that is to be written
         self._progress_at = 0.0
+        self._times: dict[str, float] = {}  # what the last transaction took, in seconds
         self._rests_until = 0.0
-        self._credits = 0
+        self._orders = OrderDesk(channel, queue)
+        self._call_at = 0.0  # when it is listened to again for new ones
+        # By pool; below 0 if some was taken back that was spent already.
+        self._credits: dict[str | None, int] = {}
         self._held: set[str] = set()
-        self._ended: dict[str, Ended] = {}
-        self._busy: dict[str, float] = {}  # of these: until when it is left alone
-        self._let_go: set[str] = set()
-        self._refused: dict[str, tuple[Ended, str]] = {}  # what end, and why
-        self._swept: list[str] = []
+        self._endings = Endings(queue)
+        self._let_go: set[str] = set()  # what was refused, and is to be settled
+        self._rounds = Rounds(channel, queue, lease, self._rescued)
         self._dry = False  # has nothing come up since that was said?
         self._waits_for_memory = False  # does what may be due?
-        self._any_dead = True  # in this place, and not yet rescued
-        self._rounds_after = _ROUNDS_EVERY
         self._told_of: set[str] = set()
         self._queues_told_of: set[str] = set()
         self._names_at = 0.0
         self._available: bool | None = None
-        self._retry_after = _FIRST_RETRY
+        self._pauses_in_outage = pauses(lease)
         self._poll_after = _FIRST_POLL
-        self._write_at = _NEVER  # what has ended
         self._heard = False  # that something was enqueued
         self._hear_at = 0.0
-        self._poll_at = self._renew_at = self._retry_at = self._rounds_at = 0.0
+        self._prune_at = clock.now() + random.uniform(1, 2) * _PRUNE_ON
+        self._poll_at = self._renew_at = self._retry_at = 0.0
 
     def work(self) -> None:
         """Take turns until told to leave, or until the supervisor is gone."""
@@ -114,7 +115,7 @@ class Desk:
             self._sign_off()
 
     def _may_leave(self) -> bool:
-        return self._leaving and not self._ended
+        return self._leaving and not self._endings
 
     def _turn(self) -> None:
         """Renew, look after others, record, claim: what is due of it."""
@@ -126,13 +127,20 @@ class Desk:
         if self._renew_at <= clock.now():
             self._renew()
         # Not before it is known how often a task may be tried.
-        if self._briefed and (self._rounds_at <= clock.now() or self._swept):
-            self._look_after_others()
-        if self._write_at <= clock.now() or self._wants_to_claim():
+        if self._briefed:
+            if self._rounds.next_moment() <= clock.now():
+                self._rounds.go()
+            self._take_orders()
+        if self._endings.write_at <= clock.now() or self._wants_to_claim():
+            if self._may_claim():  # and nothing of what was paused a moment ago
+                self._read_orders()
             self._write_and_claim()
         if self._progress and self._progress_at <= clock.now():
             self._write_progress()
-        self._try_the_busy()
+        self._orders.show()
+        self._record_one_by_one(self._endings.busy())
+        if self._may_prune() and self._prune_at <= clock.now():
+            self._prune()
         self._in_touch()
 
     def _renew(self) -> None:
@@ -156,98 +164,28 @@ class Desk:
         try:
             for claim in self._queue.strays(self._held):
                 given_back = Released("claimed, and never started")
-                self._record_alone(claim, Ended(given_back))
+                self._endings.record(claim, Ended(given_back))
             for claim in sorted(self._let_go):
-                if self._settled(claim):
+                if self._endings.settle(claim):
                     self._let_go.remove(claim)
                     self._held.discard(claim)
                     self._tell(recorded=[claim])
         except QueueBusy as error:
             logger.warning("A row that is to be settled is in use: %s", error)
 
-    def _settled(self, claim: str) -> bool:
-        """Have done with a try whose end was refused, so that nobody holds it for ever.
+    def _rescued(self) -> None:
+        self._tell()
+        self._poll_at = 0.0
 
-        It is lost. If that is refused too, or if it succeeded and must not run again
-        for it, its task is abandoned.
-        """
-        nothing = Ended(Lost("")), "it was refused"
-        ended, why = self._refused.get(claim, nothing)
-        lost = Lost(f"its end could not be recorded: {why}")
-        text = str(lost)
-        if isinstance(ended.outcome, Succeeded):
-            text = f"It succeeded, but that could not be recorded: {why}"
-        elif not self._record_alone(claim, replace(ended, outcome=lost)):
-            return True
-        return not self._alone(claim, self._queue.abandon, text)
-
-    def _record_alone(self, claim: str, ended: Ended) -> str:
-        """Record it as it is, else with a text of plain ASCII; return why it failed."""
-        why = self._alone(claim, self._record_one, ended)
-        if why and (plain := _plain(ended)) != ended:
-            why = self._alone(claim, self._record_one, plain)
-        return why
-
-    def _record_one(self, claim: str, ended: Ended) -> None:
-        self._queue.record({claim: ended})
-
-    def _alone(self, claim: str, write: Callable[[str, Any], None], what: Any) -> str:
-        """Write about one try alone, since a poisoned row must not stop the rest.
-
-        Return why it was refused, or nothing.
-        """
-        try:
-            with self._queue.transaction():
-                write(claim, what)
-        except QueueUnavailable:
-            raise
-        except Exception as error:
-            logger.exception("Recording the end of %s failed", claim)
-            return f"{type(error).__name__}: {error}"
-        self._refused.pop(claim, None)
-        return ""
-
-    def _look_after_others(self) -> None:
-        """Release what dead runners held; have the dead of this place swept first.
-
-        What goes wrong with it, but for an outage, must not stop our own work: it is
-        told of, and the next look comes later and later.
-        """
-        self._rounds_at = clock.now() + min(self._rounds_after, self._lease / 3)
-        self._any_dead = True
-        try:
-            self._go_round()
-        except Exception as error:
-            if _is_away(error):
-                raise
-            text = "What dead runners held could not be rescued now"
-            if isinstance(error, QueueBusy):
-                logger.warning("%s: a row is in use: %s", text, error)
-            else:
-                logger.exception(text)
-            self._swept.clear()  # they are found dead again
-            self._rounds_at = clock.now() + self._rounds_after
-            self._rounds_after = min(self._rounds_after * 2, _ROUNDS_AT_LEAST_EVERY)
-        else:
-            self._rounds_after = _ROUNDS_EVERY
-
-    def _go_round(self) -> None:
-        while self._swept:
-            self._rescued(self._queue.rescue(self._swept[0]), self._swept[0])
-            self._swept.pop(0)
-        self._rescued(self._queue.rescue(), "expired")
-        dead = self._queue.dead_runners()
-        for runner in dead:
-            self._channel.send(
-                "sweep", runner=runner.id, pid=runner.pid, started=runner.started
-            )
-        self._any_dead = bool(dead)
-
-    def _rescued(self, tries: int, whose: str) -> None:
-        if tries:
-            logger.warning("Tries rescued from a dead runner (%s): %s", whose, tries)
+    def _take_orders(self) -> None:
+        if self._orders.due:
+            self._read_orders()
+        if self._orders.settle(self._held):
             self._tell()
-            self._poll_at = 0.0
+
+    def _read_orders(self) -> None:
+        if self._orders.read(self._held):
+            self._soon()  # other queues than before are claimed from
 
     def _wants_to_claim(self) -> bool:
         """Is it time to look, and is there something to be had?"""
@@ -257,14 +195,22 @@ class Desk:
             self._listen()
         if clock.now() < self._poll_at:
             return False
-        if self._heard or self._queue.may_be_due():
+        if self._heard or self._queue.may_be_due(self._wanted()):
             return True
         self._found_too_few()
         return False
 
     def _may_claim(self) -> bool:
-        allowed = self._briefed and not self._draining and self._credits > 0
-        return allowed and clock.now() >= self._rests_until
+        return self._is_open() and clock.now() >= self._rests_until
+
+    def _is_open(self) -> bool:
+        """Would it claim, but for the pauses in between?"""
+        knows = self._briefed and self._orders.known
+        return knows and not self._draining and bool(self._wanted())
+
+    def _wanted(self) -> dict[str | None, int]:
+        """Return how many jobs may be claimed, by pool, of those that are not full."""
+        return {pool: n for pool, n in self._credits.items() if n > 0}
 
     def _write_progress(self) -> None:
         """Write how far tries are, each alone; what is in use waits a second."""
@@ -282,13 +228,34 @@ class Desk:
                 logger.exception("The progress of %s could not be written", claim)
                 del self._progress[claim]
 
+    def _may_prune(self) -> bool:
+        return self._briefed and not self._draining
+
+    def _prune(self) -> None:
+        """Remove a few completed tasks; fewer at a time while there is other work.
+
+        When it is done, or another runner is at it, the next look is a minute away.
+        """
+        self._prune_at = clock.now() + _PRUNE_EVERY * random.uniform(0.5, 1.5)
+        idle = self._dry and not self._endings
+        most = _PRUNED_IDLE if idle else _PRUNED_BUSY
+        try:
+            if self._queue.prune(most) == most:
+                self._prune_at = clock.now() + _PRUNE_ON
+        except Exception as error:
+            if is_away(error):
+                raise
+            if not isinstance(error, QueueBusy):
+                logger.exception("Completed tasks could not be pruned")
+                self._prune_at = clock.now() + _PRUNE_AFTER_ERROR
+
     def _write_and_claim(self) -> None:
-        ended = self._next_endings()
-        wanted = self._credits if self._may_claim() else 0
+        ended = self._endings.batch()
+        wanted = self._wanted() if self._may_claim() else {}
         try:
             jobs = self._transaction(ended, wanted)
         except Exception as error:
-            if _is_away(error):
+            if is_away(error):
                 raise
             if not isinstance(error, QueueBusy):
                 text = "A turn with %s outcomes failed; trying each"
@@ -296,96 +263,79 @@ class Desk:
             self._found_too_few(dry=False)
             self._record_one_by_one(ended)
             return
-        self._committed(list(ended), [job.to_message() for job in jobs])
-        if len(jobs) < wanted:
+        self._endings.forget(*ended)
+        self._recorded(list(ended), jobs)
+        if len(jobs) < sum(wanted.values()):
             self._found_too_few(dry=not jobs)
 
-    def _next_endings(self) -> dict[str, Ended]:
-        """Return what is to be written now: no more than a statement can hold."""
-        ended: dict[str, Ended] = {}
-        size = 0
-        for claim, one in self._ended.items():
-            if claim in self._busy:
-                continue
-            size += len(one.evidence.output) + len(one.evidence.stack)
-            if ended and size > _MOST_EVIDENCE:
-                break
-            ended[claim] = one
-        return ended
-
-    def _transaction(self, ended: dict[str, Ended], wanted: int) -> list[Job]:
+    def _transaction(
+        self, ended: dict[str, Ended], wanted: dict[str | None, int]
+    ) -> list[Job]:
         if left := [session for one in ended.values() for session in one.sessions]:
             self._queue.end_sessions(left)
+        began = recorded_at = clock.now()
         with self._queue.transaction():
             if ended:
                 self._queue.record(ended)
+                recorded_at = clock.now()
             held = self._held.difference(ended)
             jobs = self._queue.claim(wanted, held) if wanted else []
-        self._credits -= len(jobs)
+        if wanted:
+            self._times["claim"] = clock.now() - recorded_at
+        if ended:
+            self._times["record"] = (recorded_at if wanted else clock.now()) - began
+        for job in jobs:
+            self._credits[pool_of(job, self._credits)] -= 1
         self._held.update(job.claim for job in jobs)
         if jobs and self._pauses:
             self._rests_until = clock.now() + random.uniform(*_PAUSE)
         return jobs
 
-    def _committed(self, recorded: list[str], jobs: list[dict[str, Any]]) -> None:
-        for claim in recorded:
-            del self._ended[claim]
-            self._busy.pop(claim, None)
-            self._held.discard(claim)
-        self._write_at = 0.0 if self._ended.keys() - self._busy.keys() else _NEVER
-        if recorded or jobs:
+    def _recorded(self, claims: list[str], jobs: Iterable[Job] = ()) -> None:
+        """Pass on what was committed."""
+        self._held.difference_update(claims)
+        messages = [job.to_message() for job in jobs]
+        if claims or messages:
             self._dry = False
             self._soon()
-            self._tell(recorded=recorded, jobs=jobs)
+            self._tell(recorded=claims, jobs=messages)
 
     def _tell(
         self, *, recorded: Iterable[str] = (), jobs: Any = (), dry: bool = False
     ) -> None:
         """Say what a transaction has done, and what is to be announced of it."""
         news = self._queue.news()
+        times, self._times = self._times, {}
         self._channel.send(
             "turn",
             recorded=list(recorded),
             jobs=list(jobs),
             dry=dry,
             news=news if self._announce else [],
+            times=times,
         )
 
-    def _record_one_by_one(self, ended: dict[str, Ended]) -> None:
+    def _record_one_by_one(self, claims: Iterable[str]) -> None:
         """One poisoned outcome, or one row that is in use, must not stop the rest.
 
         Waiting for rows must not keep the lease from being renewed.
         """
-        for claim, one in ended.items():
+        for claim in claims:
             if self._renew_at <= clock.now():
                 return
-            try:
-                why = self._record_alone(claim, one)
-            except QueueBusy as error:
-                self._is_busy(claim, error)
-                continue
-            if why:
-                del self._ended[claim]
-                self._busy.pop(claim, None)
-                self._refused[claim] = one, why
-                self._channel.send("refused", claim=claim)
-            else:
-                self._committed([claim], [])
-
-    def _try_the_busy(self) -> None:
-        due = [claim for claim, until in self._busy.items() if until <= clock.now()]
-        self._record_one_by_one({claim: self._ended[claim] for claim in due})
-
-    def _is_busy(self, claim: str, error: QueueBusy) -> None:
-        if claim not in self._busy:
-            text = "The end of %s waits, since another has locked its row: %s"
-            logger.warning(text, claim, error)
-        self._busy[claim] = clock.now() + _BUSY_FOR
+            match self._endings.write_alone(claim):
+                case Written.RECORDED:
+                    self._recorded([claim])
+                case Written.REFUSED:
+                    self._channel.send("refused", claim=claim)
+                case Written.BUSY:
+                    continue
 
     def _found_too_few(self, *, dry: bool = True) -> None:
         """Nothing more is due: say so, and look less and less often.
 
-        It is not said while what a dead runner of this place held may become due.
+        It is not said while what a dead runner of this place held may become due, nor
+        while a pool is full, whose tasks were not looked for.
         """
         self._hear_at = clock.now() + _REST if dry and self._heard else 0.0
         self._heard = False
@@ -393,18 +343,21 @@ class Desk:
             self._names_at = 0.0  # it may be the last one
         self._tell_of_the_unknown()
         logger.debug("Waiting for tasks")
-        if dry:
-            self._say_dry()
-        planned = self._queue.next_due(self._poll_after)
+        wanted = self._wanted()
+        planned = self._queue.next_due(self._poll_after, wanted)
         wait = self._poll_after if planned is None else planned
         self._poll_at = clock.now() + max(0.0, wait)
         self._poll_after = min(self._poll_after * _SLOWER, self._sleep)
+        if dry and len(wanted) == len(self._credits):
+            self._say_dry()
 
     def _say_dry(self) -> None:
-        if not self._dry and self._rounds_after == _ROUNDS_EVERY:  # else they fail
-            self._look_after_others()
+        if not self._dry and not self._rounds.fail:
+            self._rounds.go()
         self._dry = True
-        self._tell(dry=not self._any_dead and not self._waits_for_memory)
+        may_be_due = self._rounds.any_dead or self._waits_for_memory
+        looks_again = self._poll_at <= clock.now()  # something was rescued
+        self._tell(dry=not may_be_due and not looks_again)
 
     def _tell_of_the_unknown(self) -> None:
         """Warn, once for each, of due tasks that nobody here can run.
@@ -422,10 +375,14 @@ class Desk:
             logger.warning(UNKNOWN_NAMES, ", ".join(sorted(names)))
 
     def _listen(self) -> bool:
-        """Note whether something was enqueued; return whether it was."""
+        """Note whether something was enqueued; return whether it was.
+
+        All idle runners hear it, and one has it: those that find nothing do not look
+        any sooner again. Whoever finds something does.
+        """
         if self._queue.heard():
             self._heard = True
-            self._soon()
+            self._poll_at = 0.0
         return self._heard
 
     def _soon(self) -> None:
@@ -434,38 +391,63 @@ class Desk:
         self._poll_after = min(_FIRST_POLL, self._sleep)
 
     def _lost_touch(self, error: QueueUnavailable) -> None:
+        """Try again later: renew and compare first, since a commit may have been made.
+
+        Then all that may have failed: a queue that can renew, and cannot write, is not
+        available again.
+        """
         self._available = False
         self._channel.send("unavailable", error=str(error))
-        self._retry_at = clock.now() + self._retry_after * random.uniform(0.8, 1.2)
-        longest = min(_LONGEST_RETRY, self._lease / 12)  # see lease.py
-        self._retry_after = min(self._retry_after * 2, longest)
-        self._renew_at = 0.0  # renew and compare first: a commit may have been made
+        self._retry_at = clock.now() + next(self._pauses_in_outage)
+        self._renew_at = self._progress_at = 0.0
+        self._rounds.soon()
 
     def _in_touch(self) -> None:
+        """All that was due has been done."""
+        if not self._available:
+            self._channel.send("available")
+            self._pauses_in_outage = pauses(self._lease)
         self._available = True
-        self._retry_at, self._retry_after = 0.0, _FIRST_RETRY
+        self._retry_at = 0.0
 
     def _wait(self) -> None:
         """Wait for a message, a wake-up, or the moment at which a turn is due."""
         waiting = [self._channel] if self._channel.waiting_to_send else []
         readable, until = [self._channel, *self._ears()], self._next_turn()
+        ready: set[int] = set()
         may_hear, every = self._may_hear(), self._queue.hear_every()
         # First, since what was to be heard may have come with an answer of the turn.
         while not (may_hear and self._listen() and self._poll_at <= clock.now()):
             left = until - clock.now()
             longest = min(left, every) if may_hear and every else left
-            if left <= 0 or wait(readable, waiting, longest):
+            if left <= 0 or (ready := wait(readable, waiting, longest)):
                 break
+        self._hear_calls(ready)
         self._channel.flush()
         for message in self._channel.receive():
             self._heed(message)
 
-    def _ears(self) -> list[Queue]:
-        """What tells of tasks that were enqueued; nothing while none could be claimed.
+    def _hear_calls(self, ready: set[int]) -> None:
+        """Note whether there are new orders; rest a little from wake-ups in vain."""
+        if not self._may_be_called():
+            return
+        self._orders.called |= self._queue.called()
+        if self._queue.fileno() in ready and not (
+            self._orders.called or self._may_hear()
+        ):
+            self._call_at = clock.now() + _REST_OF_CALLS
 
-        Then a storm of them makes nobody busy.
+    def _may_be_called(self) -> bool:
+        return self._available is not False and self._call_at <= clock.now()
+
+    def _ears(self) -> list[Queue]:
+        """What tells of tasks that were enqueued, and of orders.
+
+        While nothing could be claimed it is heard now and then only: a storm of tasks
+        makes nobody busy.
         """
-        listens = self._may_hear() and self._queue.fileno() is not None
+        may_hear = self._may_hear() or self._may_be_called()
+        listens = may_hear and self._queue.fileno() is not None
         return [self._queue] if listens else []
 
     def _may_hear(self) -> bool:
@@ -475,13 +457,16 @@ class Desk:
     def _next_turn(self) -> float:
         if self._available is False:
             return self._retry_at
-        moments = [self._renew_at, self._write_at]
+        moments = [self._renew_at, *self._endings.moments()]
         if self._briefed:
-            moments.append(0.0 if self._swept else self._rounds_at)
+            moments += [self._rounds.next_moment(), self._orders.next_moment()]
         if self._progress:
             moments.append(self._progress_at)
-        moments += self._busy.values()
-        if self._briefed and self._credits and not self._draining:
+        if not self._may_be_called() and not self._may_hear():
+            moments.append(self._call_at)
+        if self._may_prune():
+            moments.append(self._prune_at)
+        if self._is_open():
             moments.append(max(self._poll_at, self._rests_until))
             if self._hear_at > clock.now():
                 moments.append(self._hear_at)
@@ -491,36 +476,40 @@ class Desk:
         match message:
             case {"kind": "holding", "claims": list(claims), "tasks": dict(tasks)}:
                 self._announce = message["announce"]
+                self._credits = dict.fromkeys(message["pools"], 0)
                 self._held.update(claims)
                 self._queue.know(tasks)
                 self._briefed = True
                 self._renew_at = 0.0  # compare before anything is claimed
             case {"kind": "want", "n": int(n), "at_once": bool(at_once)}:
-                self._credits += n
+                pool = message["pool"]
+                if self._credits[pool] <= 0 < n:
+                    self._soon()  # nobody has looked while it was full
+                self._credits[pool] += n
                 if not at_once:
-                    self._poll_at = max(self._poll_at, clock.now() + _FLUSH)
+                    self._poll_at = max(self._poll_at, clock.now() + FLUSH)
             case {"kind": "ended", "claim": str(claim), "ended": dict(ended)}:
-                self._ended[claim] = Ended.from_message(ended)
-                patience = 0.0 if message["at_once"] else _FLUSH
-                self._write_at = min(self._write_at, clock.now() + patience)
+                end = Ended.from_message(ended)
+                self._endings.add(claim, end, at_once=message["at_once"])
             case {"kind": "admit", "avoided": list(avoided)}:
                 self._queue.admit(avoided, message["only"])
                 self._waits_for_memory = bool(avoided) or message["only"] is not None
                 self._soon()
             case {"kind": "progress", "tries": dict(tries)}:
                 self._progress |= tries
+            case {"kind": "state" | "answer"}:
+                self._orders.heed(message)
             case {"kind": "let_go", "claim": str(claim)}:
                 self._let_go.add(claim)
                 self._renew_at = 0.0
             case {"kind": "swept", "runner": str(runner)}:
-                self._swept.append(runner)
+                self._rounds.is_swept(runner)
                 self._renew_at = 0.0
             case {"kind": "pace", "pauses": bool(pauses)}:
                 self._pauses = pauses
                 self._rests_until = 0.0
             case {"kind": "drain"}:
                 self._draining = True
-                self._credits = 0
             case {"kind": "leave"}:
                 self._draining = self._leaving = True
 
@@ -549,24 +538,15 @@ class Desk:
             logger.warning("The runner could not sign off: %s", error)
 
 
-def _plain(ended: Ended) -> Ended:
-    """Return the same in plain ASCII."""
-    outcome, known = ended.outcome, ended.evidence
-    if isinstance(outcome, Failed | OutOfMemory):
-        outcome = replace(outcome, error=_plain_text(outcome.error))
-    output, stack = _plain_text(known.output), _plain_text(known.stack)
-    known = replace(known, output=output, stack=stack)
-    return replace(ended, outcome=outcome, evidence=known)
+def pauses(lease: float) -> Iterator[float]:
+    """Yield the seconds between tries in an outage: longer and longer, to a bound.
 
-
-def _plain_text(text: str) -> str:
-    text = text.encode("ascii", "backslashreplace").decode()
-    return "".join(c for c in text if c >= " " or c in "\n\t")
-
-
-def _is_away(error: Exception) -> bool:
-    """Is the whole queue unavailable, and not just one row in use?"""
-    return isinstance(error, QueueUnavailable) and not isinstance(error, QueueBusy)
+    No two runners keep step: they would all come back at the same moment.
+    """
+    pause, longest = _FIRST_RETRY, min(_LONGEST_RETRY, lease / 12)  # see lease.py
+    while True:
+        yield min(pause, longest) * random.uniform(0.8, 1.2)
+        pause = min(pause * 2, longest)
 
 
 class _Fenced(Exception):

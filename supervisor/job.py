@@ -28,8 +28,10 @@ class Job:
     id: int | None  # the task's; None: not a task's
     name: str
     target: str  # "package.module:function", called with (args, context)
-    args: Any  # JSON
+    args: Any = field(repr=False)  # JSON
     claim: str  # names this try of the task among all tries
+    queue: str | None = None  # the task's
+    due: float | None = None  # seconds since the epoch
     limits: Limits = field(default_factory=Limits)
 
     def to_message(self) -> dict[str, Any]:

@@ -112,8 +112,11 @@ def launch(end: socket.socket, project: Project, method: str) -> None:
 
 def _launch_from_template(channel: Channel, project: Project) -> None:
     """Become the project, then fork; or spawn, if its imports leave threads running."""
+    # It has no task yet that would be left behind, and an import may hang for ever.
+    processes.signal_at_parents_death(signal.SIGKILL)
     try:
         found = template.become(project)
+        processes.signal_at_parents_death(0)
     except BaseException as error:
         channel.send("failed", traceback=entry.text_of(error))
         _wait_for_the_end(channel)

@@ -6,6 +6,7 @@ Of a lease of L seconds, counted from when its last renewal was sent:
     0.45 L   one that has neither renewed it nor said `unavailable` since is replaced
     0.65 L   what runs is asked to stop, or later: `Lease.stop_at`
     0.9 L    what runs is killed, or later: `Lease.kill_at`
+    L        one that has said `unavailable`, and nothing since, is replaced
 
 So that none is replaced that is well, none in an outage either, and no task is stopped
 for one that is frozen:
@@ -16,6 +17,9 @@ for one that is frozen:
 
 The last leaves 0.2 L for the start: 0.6 s of a lease of 3 s. With the defaults, a lease
 of 30 s and a grace of 5 s, it leaves 10.5 s.
+
+In an outage one may need several times L/3 to find that it can't connect, at each
+address of the server in turn; a new one would need no less.
 """
 
 import math
@@ -23,6 +27,7 @@ import math
 from . import clock
 
 SILENCE = 0.45  # of the lease: for so long may a bookkeeper be silent
+SILENCE_IN_OUTAGE = 1.0
 _MARGIN = 1.0  # seconds before the end at which nothing of ours lives any more
 
 
@@ -44,9 +49,18 @@ class Lease:
     def ever_renewed(self) -> bool:
         return self._ends is not None
 
+    @property
+    def age(self) -> float | None:
+        """Return how many seconds ago it was renewed last; None: it never was."""
+        return None if self._ends is None else clock.now() - self._ends + self.length
+
     def renewed(self, sent_at: float) -> None:
         """A renewal that was sent at this moment has succeeded."""
         self._ends = sent_at + self.length
+
+    def patience(self, *, in_outage: bool) -> float:
+        """For how many seconds may a bookkeeper be silent?"""
+        return self.length * (SILENCE_IN_OUTAGE if in_outage else SILENCE)
 
     @property
     def kill_at(self) -> float:

@@ -1,6 +1,7 @@
 """What does a process tree hold of its own?"""
 
 from . import processes
+from .procfs import ROOT
 
 _COUNTED = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
 
@@ -42,7 +43,7 @@ def own_of_tree(pid: int, template: int | None) -> int:
 def of_process(pid: int) -> int:
     """Return what one process holds; 0 when it is gone, or hidden by /proc."""
     try:
-        with open(f"/proc/{pid}/status", "rb") as file:
+        with open(f"{ROOT}/{pid}/status", "rb") as file:
             lines = file.read().splitlines()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return processes.resident(pid)  # where there is no /proc
@@ -58,7 +59,7 @@ def _share_of_heap(pid: int) -> int:
 def _shares(pid: int) -> dict[str, int] | None:
     """Return the kernel's count of a process's shares; None where there is none."""
     try:
-        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        with open(f"{ROOT}/{pid}/smaps_rollup", encoding="ascii") as file:
             lines = file.read().splitlines()[1:]
     except OSError:
         return None

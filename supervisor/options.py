@@ -1,5 +1,6 @@
 """How was the runner asked to work? Resolved once, checked once, then frozen."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .job import Limits
@@ -20,7 +21,8 @@ class OptionError(ValueError):
 class Options:
     """What the supervisor goes by; all times in seconds."""
 
-    workers: int = 1
+    workers: int = 1  # in all pools
+    pools: Mapping[str, int] = field(default_factory=dict)  # by queue: its own slots
     ahead: int = CLAIMED_AHEAD  # 0: claim for a free worker only
     tasks_per_process: int = 1
     duration: float = 0.0  # 0 or less: for ever

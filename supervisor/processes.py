@@ -3,6 +3,7 @@
 Reads /proc on Linux and psutil elsewhere. Nothing here waits.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+
+from .procfs import ROOT
 
 _PF_FORKNOEXEC = 0x40
 
@@ -44,6 +47,18 @@ def place() -> str:
         return f"{platform.node()}:{int(psutil.boot_time())}"
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot_id}:{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+@contextlib.contextmanager
+def mark_restored() -> Iterator[None]:
+    """Have this process's environment carry the mark afterwards that it carries now."""
+    former = os.environ.get(MARK)
+    try:
+        yield
+    finally:
+        os.environ.pop(MARK, None)
+        if former is not None:
+            os.environ[MARK] = former
 
 
 def started(pid: int) -> int | None:
@@ -90,14 +105,14 @@ def children(pid: int) -> set[int]:
             return set()
     found: set[int] = set()
     try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            path = f"/proc/{pid}/task/{thread}/children"
+        for thread in os.listdir(f"{ROOT}/{pid}/task"):
+            path = f"{ROOT}/{pid}/task/{thread}/children"
             with open(path, encoding="ascii") as file:
                 found.update(map(int, file.read().split()))
     except PermissionError:  # it is hidden
         return found
     except (FileNotFoundError, ProcessLookupError):  # it, or a thread of it, ended
-        if not os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
+        if not os.path.exists(f"{ROOT}/{os.getpid()}/task/{os.getpid()}/children"):
             return _children_by_parent(pid)  # a kernel without PROC_CHILDREN
     return found
 
@@ -254,7 +269,7 @@ def kill_all(pids: Iterable[int]) -> None:
 def _stat(pid: int) -> list[str]:
     """Return /proc/PID/stat from its third field on: state, ppid, ..."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        with open(f"{ROOT}/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or hidden
         return []
@@ -294,7 +309,7 @@ def _carries(pid: int, mark: str) -> bool:
         except psutil.Error:
             return False
     try:
-        environ = Path(f"/proc/{pid}/environ").read_bytes()
+        environ = Path(f"{ROOT}/{pid}/environ").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return False  # it ended, or is another user's and so none of ours
     return mark.encode() in environ.split(b"\0")

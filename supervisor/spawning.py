@@ -27,6 +27,7 @@ def start(target: Callable[..., None], *args: Any) -> SpawnProcess:
     `join`: multiprocessing, which would otherwise take the exit status of any ended
     process at the next start, is made to forget this one.
     """
+    resource_tracker.ensure_running()  # it unblocks signals when it starts
     with signals_blocked(), _main_module_hidden():
         started = _SPAWN.Process(target=target, args=args)
         started.start()

@@ -6,58 +6,55 @@ never touches the queue's database, and no code of a task runs in it.
 
 import contextlib
 import logging
-import math
 import os
 import signal
-import uuid
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from setproctitle import getproctitle, setproctitle
 
-from . import clock, lease, processes, resources, sweeper
+from . import clock, processes, procfs, resources, sweeper
 from .admission import Admission, warn_of_too_much
-from .aide import Aide
 from .announcer import Announcer
 from .bookkeeper import Bookkeeper
 from .channel import Message
 from .child import Child
+from .condition import Condition
 from .container import Container
+from .discovery import Discovery
 from .guard import Guard
 from .job import Job
 from .launcher import Launcher
 from .lease import Lease
+from .live import Live
 from .logrelay import LogRelay
+from .notify import Service
 from .options import Options
 from .outcome import Released
+from .pools import Pools
+from .pulse import Pulse
 from .queue import Runner
 from .slots import Slots
+from .stopping import LAST_RECORD, Stopping
 from .sweeper import Sweeper
 from .tries import Tries, Try
 from .wakeups import Wakeups
 from .watch import Watch
-from .window import Window
 
 logger = logging.getLogger("background_task.supervisor")
-
-EX_FAILED, EX_UNWRITTEN = 1, 75
 
 _DRAIN = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 # Are there pauses between claims?
 _PACE: dict[int, bool] = {signal.SIGUSR1: False, signal.SIGUSR2: True}
-_NEVER = math.inf
-_LAST_RECORD = 5.0  # seconds for what is still to be written at the end
 _TEMPLATE_MAY_GROW = 128 * 1024**2  # bytes
-_PING_EVERY, _PING_TIMEOUT = 2.0, 10.0
-_PROGRESS_EVERY = 1.0
-_PROVEN = 30.0  # seconds of life after which a bookkeeper's death is not its last's
-_UNPREPARED_IN_A_ROW = 3
+_PING_EVERY, _PING_TIMEOUT = 2.0, 10.0  # seconds
 _LONGEST_WAIT = 1.0  # seconds for a slot, of what was claimed ahead
 
 
 class Supervisor:
-    """Owns what is held, and the moment at which it is to stop."""
+    """Owns what is held, and the processes that see to it."""
 
     def __init__(
         self,
@@ -65,31 +62,27 @@ class Supervisor:
         launcher: Launcher,
         options: Options,
         container: Container | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
-        """`container` is what the limits of memory are read from."""
+        """`container` is what the limits of memory are read from.
+
+        `pulse` tells others that the loop goes on.
+        """
         self.bookkeeper = bookkeeper
         self.launcher = launcher
         self.options = options
         self._container = container or Container()
-        # None: go on. Otherwise claim no more, and stop what runs at this moment.
-        self.stopping: float | None = None
+        self._pulse = pulse or Pulse()
         self.tries = Tries()  # claimed, and not yet recorded
-        self._tasks: dict[str, Any] | None = None  # what the project can run
-        self._window = Window(options.workers, options.ahead)
-        self._credits = 0  # jobs that the bookkeeper may still claim for us
+        self._stopping = Stopping(options, self.tries, self._claim_no_more)
+        self._discovery = Discovery(options.start_timeout)
+        self._pools = Pools(options.workers, options.pools, options.ahead)
         self._pauses = False  # between claims
-        self._dry = False  # the last look found nothing due
-        self.failure = ""  # why the exit status is not 0
         self._clearing = False  # the launcher is gone; its tasks may not be
         self._fenced = False
-        self._unavailable = False
-        self._unprepared = 0  # in a row
-        self._died_unready = 0  # launchers, in a row
-        self._ping_at = self._enforced_at = self._progress_at = 0.0
+        self._ping_at = self._enforced_at = 0.0
         self._title = ""
-        self._moved = False  # has a task told of progress, and it is not passed on?
-        self._told: set[str] = set()
-        self._leave_by: float | None = None
+        self._live = Live()
 
     def run(self) -> int:
         """Claim, watch and record until told to stop and nothing is left running.
@@ -109,27 +102,41 @@ class Supervisor:
                 with self._reserve:
                     self._enforce_limits()
                     self._sweep()
-                self._tell_progress()
+                self._show_what_runs()
                 self._hand_in_outcomes()
                 self._announce()
                 self._start_claimed_jobs()
                 self._ask_for_jobs()
+                self._show_condition()
             return self._exit_status()
+
+    @property
+    def failure(self) -> str:
+        """Why is the exit status not 0?"""
+        return self._stopping.failure
+
+    @property
+    def was_told_to_stop(self) -> bool:
+        """Was it to stop what ran, and not only to claim no more?"""
+        return self._stopping.draining
 
     # What there is while the loop runs
 
     @contextlib.contextmanager
     def _set_up(self) -> Iterator[None]:
         """Have wake-ups, a log that cannot block and both aides; end them all."""
-        title, former_mark = getproctitle(), os.environ.get(processes.MARK)
+        title = getproctitle()
         self._sweeper = Sweeper()
         self._guard = Guard(self._container)
         self._admission = Admission(self.options.memory_budget)
         resources.fill_standard_streams()
+        procfs.check()
         with (
+            processes.mark_restored(),
             resources.files_for(self.options.workers),
             Wakeups(_heeded()) as self._wakeups,
             LogRelay("background_task"),
+            Service() as self._service,
             Watch() as self._watch,
             Slots(
                 self.launcher,
@@ -145,15 +152,16 @@ class Supervisor:
             warn_of_too_much(self.options.workers, self.options.memory, self._container)
             self._become_runner()
             processes.adopt_orphans(True)
-            self._began_at = clock.now()
+            self._stopping.begin()
+            self._discovery.begin()
             try:
+                self._pulse.begin(self._watch)
                 self._start_aides()
                 yield
             finally:
                 self._end_everything()
                 processes.adopt_orphans(False)
                 setproctitle(title)
-                _restore_environment(processes.MARK, former_mark)
 
     def _new_announcer(self) -> Announcer | None:
         target = self.launcher.project.announce
@@ -162,16 +170,7 @@ class Supervisor:
 
     def _become_runner(self) -> None:
         """Take a new name, which the processes that are started from now on carry."""
-        pid = os.getpid()
-        started = processes.started(pid)
-        assert started is not None, "this process is alive"
-        self.runner = Runner(
-            id=uuid.uuid4().hex,
-            host=os.uname().nodename,
-            place=processes.place(),
-            pid=pid,
-            started=started,
-        )
+        self.runner = Runner.of_this_process()
         os.environ[processes.MARK] = self.runner.id
         self._lease = Lease(self.options.lease, self.options.grace)
         self._fenced = False
@@ -182,92 +181,65 @@ class Supervisor:
         self._show_title()
 
     def _start_launcher(self) -> None:
-        self._have_started(self.launcher, self.launcher.start)
+        self.launcher.begin(self.launcher.start, self._watch)
 
     def _start_bookkeeper(self) -> None:
         register = not self._lease.ever_renewed
         start = partial(self.bookkeeper.start, self.runner, register=register)
-        if self._have_started(self.bookkeeper, start):
-            self._credits = 0
+        if self.bookkeeper.begin(start, self._watch):
+            self._pools.took_back_credit()
             self.tries.take_back()
+            self._live.told_nobody()
             self._brief_bookkeeper()
-
-    def _have_started(self, aide: Aide, start: Callable[[], None]) -> bool:
-        """Start an aide; False: it can't be had now, and is tried again later."""
-        try:
-            start()
-            self._watch.add(aide.channel)
-        except OSError as error:
-            aide.kill()
-            aide.backoff.failed()
-            why = resources.explained(error)
-            logger.error("The %s could not be started: %s", aide.name, why)
-        return aide.up
 
     def _brief_bookkeeper(self) -> None:
         """Tell a new bookkeeper what is held and which tasks there are."""
-        if self._tasks is not None and self.bookkeeper.up:
+        if self._discovery.tasks is not None and self.bookkeeper.up:
             self.bookkeeper.channel.send(
                 "holding",
                 claims=self.tries.claims,
-                tasks=self._tasks,
+                tasks=self._discovery.tasks,
                 announce=self.announcer is not None,
+                pools=self._pools.names,
             )
             self.bookkeeper.channel.send("pace", pauses=self._pauses)
             self._admission.tell_again()
-            if self.stopping is not None:
+            if self._stopping.begun:
                 self.bookkeeper.channel.send("drain")
-
-    def _drop(self, aide: Aide, why: str, *, pause: bool = True) -> None:
-        """Have done with an aide that died, hangs or is to be replaced.
-
-        Without a pause where finding out has taken its time already.
-        """
-        if not aide.up:
-            return  # it was dropped for what it said last
-        self._watch.forget(aide.channel)
-        aide.kill()
-        wait = aide.backoff.failed() if pause else 0.0
-        when = f" in {wait:g} s" if wait else ""
-        logger.error("The %s %s; it is replaced%s", aide.name, why, when)
 
     def _end_everything(self) -> None:
         """Leave no process behind, however the loop ended."""
         if self.bookkeeper.up and not self.tries:
             self.bookkeeper.channel.send("leave")
+        self._pulse.end()
         launcher_left = self.launcher.close(_PING_TIMEOUT) and not self._clearing
-        self.bookkeeper.close(0.0 if self.tries else _LAST_RECORD)
+        self.bookkeeper.close(0.0 if self.tries else LAST_RECORD)
         self._sweeper.finish(self.runner.id, launcher_left)
 
     # Waiting
 
     def _next_moment(self) -> float:
         moments = [self._ping_at, self._bookkeeper_due(), self._launcher_due()]
-        moments += [self._duration_ends(), self._discovery_due()]
+        moments += [self._discovery.due, self._pulse.tick_at]
         moments += self._slots.moments()
+        moments += self._stopping.moments()
         if self.announcer and (start := self.announcer.next_start()) is not None:
             moments.append(start)
         if self.tries.running():
             moments += [self._lease.stop_at, self._lease.kill_at]
             if (look_at := self._guard.look_at) is not None:
                 moments.append(look_at)
-            moments += [] if self.stopping is None else [self.stopping]
-        if self._moved:
-            moments.append(self._progress_at)
+        if self.bookkeeper.up:
+            moments += self._live.next_moment()
         if self._sweeper.busy or self._clearing:
             moments.append(clock.now() + sweeper.EVERY)
         if (since := self.tries.waiting_since()) is not None:
             moments += [self._slots.backoff.until, since + _LONGEST_WAIT]
-        if self._leave_by is not None:
-            moments.append(self._leave_by)
+        if self._service.beat_at is not None:
+            moments.append(self._service.beat_at)
         # The next ping is always one of them; what was due before the last
         # look at the limits has been seen to.
         return min(moment for moment in moments if moment > self._enforced_at)
-
-    def _duration_ends(self) -> float:
-        if self.stopping is not None or self.options.duration <= 0:
-            return _NEVER
-        return self._began_at + self.options.duration
 
     # Stopping
 
@@ -275,16 +247,16 @@ class Supervisor:
         notes = self._wakeups.take()
         if signal.SIGCHLD in notes:
             with self._reserve:
-                self._sweeper.reap({self.bookkeeper.pid, self.launcher.pid})
+                ours = {self.bookkeeper.pid, self.launcher.pid}
+                self._sweeper.reap(ours | self._pulse.pids())
         for number in notes:
             if number in _DRAIN:
-                self._drain(signal.Signals(number).name)
+                self._stopping.drain(signal.Signals(number).name)
             elif number == signal.SIGTSTP:
-                self._stop_at(_NEVER, "SIGTSTP: claiming no more, waiting")
+                self._stopping.claim_no_more("SIGTSTP: claiming no more, waiting")
             elif number in _PACE:
                 self._set_pace(number)
-        if clock.now() >= self._duration_ends():
-            self._stop_at(_NEVER, f"--duration {self.options.duration:g} s is over")
+        self._stopping.heed_duration()
 
     def _set_pace(self, number: int) -> None:
         self._pauses = _PACE[number]
@@ -293,61 +265,32 @@ class Supervisor:
         if self.bookkeeper.up:
             self.bookkeeper.channel.send("pace", pauses=self._pauses)
 
-    def _drain(self, signal_name: str) -> None:
-        """Stop after the drain time; kill at once when that was asked for already."""
-        if self.stopping is not None and self.stopping < _NEVER:
-            self._stop_at(clock.now(), f"{signal_name} again: stopping at once")
-            self.tries.stop("the runner was stopped", kill_at=clock.now())
-            return
-        timeout = self.options.drain_timeout
-        what_runs = f"what runs has {timeout:g} s to finish; again: stop at once"
-        self._stop_at(clock.now() + timeout, f"{signal_name}: {what_runs}")
-
-    def _stop_at(self, moment: float, why: str) -> None:
-        if self.stopping is not None and moment >= self.stopping:
-            return
-        running = len(self.tries.running())
-        # Who waits for it sees it whatever is logged: it may take a while.
-        level = logging.WARNING if running else logging.INFO
-        logger.log(level, "%s (%s running)", why, running)
-        self.stopping = moment
+    def _claim_no_more(self) -> None:
         self._slots.dismiss_idle(for_good=True)
         if self.bookkeeper.up:
             self.bookkeeper.channel.send("drain")
 
-    def _fail(self, text: str) -> None:
-        """Stop for good, with status 1: nothing that we could wait for will help."""
-        if not self.failure:
-            self.failure = text
-            self._stop_at(clock.now() + self.options.drain_timeout, "Cannot go on")
-
     def _finished(self) -> bool:
         """Is nothing left to do, or nothing that we could still do?"""
-        idle = self._dry and not self.tries
-        if self.options.until_empty and idle and self.stopping is None:
-            self._stop_at(_NEVER, "Nothing is due (--until-empty)")
-        if self.stopping is None or not self.tries.left_to_themselves():
-            return False
-        busy = self.announcer is not None and self.announcer.busy
-        if not self.tries and not busy and not self._slots.leaving:
-            return True
-        if self._slots and self.stopping == _NEVER:
-            return False  # receivers of signals have limits of their own
-        if self._leave_by is None:
-            self._leave_by = clock.now() + _LAST_RECORD
-        return clock.now() >= self._leave_by
+        if self.options.until_empty and not self._stopping.begun:
+            self._stop_if_empty()
+        announcing = self.announcer is not None and self.announcer.busy
+        return self._stopping.is_over(
+            busy=announcing or self._slots.leaving, children=bool(self._slots)
+        )
+
+    def _stop_if_empty(self) -> None:
+        if not self.bookkeeper.dry or self.tries:
+            return
+        self._stopping.claim_no_more("Nothing is due (--until-empty)")
+        if self.bookkeeper.paused:
+            paused = self.bookkeeper.paused
+            logger.warning("What is paused was left alone: %s", paused)
 
     def _exit_status(self) -> int:
         if self.announcer and (tasks := self.announcer.unannounced()):
             logger.warning("The end of these tasks was not announced: %s", tasks)
-        if self.tries:
-            self.failure = (
-                f"Could not write the end of {len(self.tries)} tries within "
-                f"{_LAST_RECORD:g} s; they are left to rescue: {self.tries}"
-            )
-            return EX_UNWRITTEN
-        logger.info("Stopped; every end is recorded")
-        return EX_FAILED if self.failure else 0
+        return self._stopping.exit_status()
 
     # The bookkeeper
 
@@ -359,98 +302,88 @@ class Supervisor:
         for message in self.bookkeeper.receive():
             self._heed_bookkeeper(message)
         if self.bookkeeper.channel.ended:
-            self._drop(self.bookkeeper, "died")
+            self.bookkeeper.drop("died", self._watch)
 
     def _heed_bookkeeper(self, message: Message) -> None:
+        self._pulse.heed(message)
         match message:
-            case {"kind": "turn", "recorded": recorded, "jobs": jobs, "dry": dry}:
-                self._turn_taken(recorded, jobs, dry)
+            case {"kind": "turn", "recorded": recorded, "jobs": jobs}:
+                self._turn_taken(recorded, jobs)
                 if self.announcer:
                     self.announcer.add(message["news"])
             case {"kind": "lease", "sent_at": float(sent_at)}:
-                self._lease_renewed(sent_at)
+                self._lease.renewed(sent_at)
             case {"kind": "refused", "claim": str(claim)}:
                 self.tries.let_go(claim)
                 self.bookkeeper.channel.send("let_go", claim=claim)
             case {"kind": "sweep", "runner": str(runner)}:
                 if self._sweeper.add(runner, message["pid"], message["started"]):
                     logger.warning("Runner %s is dead: sweeping what it left", runner)
-            case {"kind": "unavailable", "error": str(error)}:
-                if not self._unavailable:
-                    logger.error("The queue is unavailable: %s", error)
-                self._unavailable = True
             case {"kind": "unusable", "text": str(text)}:
-                self._fail(text)
+                self._stopping.fail(text)
             case {"kind": "fenced"}:
                 self._is_fenced()
+            case {"kind": "orders"}:
+                self._obey(message)
 
-    def _lease_renewed(self, sent_at: float) -> None:
-        self._lease.renewed(sent_at)
-        if clock.now() >= self.bookkeeper.started_at + _PROVEN:
-            self.bookkeeper.backoff.succeeded()
-        if self._unavailable:
-            logger.warning("The queue is available again")
-        self._unavailable = False
+    def _obey(self, orders: Message) -> None:
+        """Do what people have asked for; to be asked twice changes nothing."""
+        if orders["drain_by"] is not None and not self.was_told_to_stop:
+            self._stopping.drain(f"Asked to drain by {orders['drain_by']}")
+        for claim, by in orders["stop"].items():
+            self.tries.cancel(claim, by)
+        self._live.ask(orders["output"], orders["stack"])
 
-    def _turn_taken(
-        self, recorded: list[str], jobs: list[dict[str, Any]], dry: bool
-    ) -> None:
-        self.tries.recorded(recorded)
-        self.tries.take(Job.from_message(fields) for fields in jobs)
-        self._credits -= len(jobs)
-        self._dry = dry
+    def _turn_taken(self, recorded: list[str], jobs: list[dict[str, Any]]) -> None:
+        self._pulse.recorded(self.tries.recorded(recorded))
+        for job in map(Job.from_message, jobs):
+            self.tries.take(job)
+            self._pools.of(job).credits -= 1
 
     def _is_fenced(self) -> None:
         """Others have taken over what we held: kill everything, then begin anew."""
         logger.error("Runner %s was declared dead by another", self.runner.id)
         self._fenced = True
-        self._drop(self.bookkeeper, "has nothing left to write for")
+        self.bookkeeper.drop("has nothing left to write for", self._watch)
         if self.launcher.up:
             self._launcher_is_gone("is killed with its tasks")
         self._clearing = True
 
     def _ask_for_jobs(self) -> None:
         """Give the bookkeeper credit for every slot that nothing is claimed for."""
-        if self.stopping is not None or not self.bookkeeper.up or self._tasks is None:
+        if self._stopping.begun or not self.bookkeeper.up:
+            return
+        if self._discovery.tasks is None:
             return
         if self.announcer and self.announcer.behind:
             return  # the receivers of signals have to catch up
-        room = self.options.workers + self._window.size
-        free = room - self.tries.busy - self._credits
-        if free > 0:
-            self.bookkeeper.want(free, at_once=not self.tries.waiting())
-            self._credits += free
+        for pool, n in self._pools.lacking(self.tries.jobs()):
+            self.bookkeeper.want(pool, n, at_once=not self.tries.waiting())
 
     def _hand_in_outcomes(self) -> None:
-        for child in self.tries.sum_up(draining=self.stopping is not None):
+        for child in self.tries.sum_up(draining=self._stopping.begun):
             self._learn_from(child)
         self._tell_what_fits()
         if self.tries.give_back(clock.now() - _LONGEST_WAIT):
-            self._window.reset()
+            for pool, n in self._pools.reset_windows(self.tries.jobs()):
+                self.bookkeeper.take_back(pool, n)
         if self.bookkeeper.up:
             at_once = not self.tries.waiting()
             for claim, ended in self.tries.hand_in():
                 self.bookkeeper.ended(claim, ended, at_once=at_once)
 
-    def _tell_progress(self) -> None:
-        """Have it written how far tries are, once a second at most."""
-        self._moved = self._slots.moved() or self._moved
-        if not self._moved or clock.now() < self._progress_at:
-            return
-        if not self.bookkeeper.up:
-            return
-        untold = self.tries.untold_progress()
-        self._moved = False
-        if untold:
-            self._progress_at = clock.now() + _PROGRESS_EVERY
-            tries = {c: [p.done, p.total, p.message] for c, p in untold.items()}
-            self.bookkeeper.channel.send("progress", tries=tries)
-            self.tries.progress_told(untold)
+    def _show_what_runs(self) -> None:
+        """Have it written what runs and how far it is, for those who look."""
+        if self.bookkeeper.up:
+            told = self._live.step(
+                self.tries, moved=self._slots.moved(), draining=self._stopping.begun
+            )
+            for message in told:
+                self.bookkeeper.channel.send(message.pop("kind"), **message)
 
     def _tell_what_fits(self) -> None:
         """Have nothing claimed that there is no memory for."""
-        budget = self.options.memory_budget
-        if budget is None or not self.bookkeeper.up or self._tasks is None:
+        if self._discovery.tasks is None or not self.bookkeeper.up:
             return
         if news := self._admission.news(self.tries.running()):
             avoided, only = news
@@ -466,15 +399,13 @@ class Supervisor:
         Those that were started together fail together: that is one failure.
         """
         if child.took is not None:
-            self._window.took(child.took)
-        if child.begun is not None or self.stopping is not None:
+            self._pools.of(child.job).window.took(child.took)
+        if child.begun is not None or self._stopping.begun:
             return
         if not self._slots.failed(child):
             return
         if child.report and child.report.verdict == "unprepared":
-            self._unprepared += 1
-            if self._unprepared >= _UNPREPARED_IN_A_ROW:
-                self._fail(f"The project cannot be set up:\n{child.report.error}")
+            self._stopping.fail(self._discovery.was_not_prepared(child.report.error))
 
     def _unstarted(self, child: Child, why: str) -> None:
         child.stopping = self._not_started(child, why)
@@ -497,30 +428,26 @@ class Supervisor:
         for message in self.launcher.receive():
             self._heed_launcher(message)
         if self.launcher.channel.ended:
-            self._count_dead_set_ups()
+            self._stopping.fail(
+                self._discovery.launcher_died(ready=self.launcher.ready)
+            )
             self._launcher_is_gone("died")
-
-    def _count_dead_set_ups(self) -> None:
-        """Give up on a project whose set-up kills the process, again and again."""
-        self._died_unready = 0 if self.launcher.ready else self._died_unready + 1
-        if self._died_unready >= _UNPREPARED_IN_A_ROW:
-            text = "The process that sets the project up died without a word."
-            self._fail(f"The project cannot be set up:\n{text}")
 
     def _heed_launcher(self, message: Message) -> None:
         match message:
             case {"kind": "ready", "found": dict(found)}:
                 self.launcher.backoff.succeeded()
-                self._warn([*message["warnings"], *found.get("warnings", [])])
-                if self._tasks is None:
-                    self._tasks = found.get("names", {})
+                doubts = [*message["warnings"], *found.get("warnings", [])]
+                self._discovery.warn(doubts)
+                if self._discovery.tasks is None:
+                    self._discovery.found(found.get("names", {}))
                     if not found.get("ahead", True):
-                        self._window = Window(self.options.workers, 0)
+                        self._pools.shut_windows()
                     if not found.get("listens"):
                         self.announcer = None
                     self._brief_bookkeeper()
             case {"kind": "failed", "traceback": str(text)}:
-                self._fail(f"The project cannot be set up:\n{text}")
+                self._stopping.fail(self._discovery.failed(text))
             case {"kind": "started", "number": int(number), "pid": int(pid)}:
                 pidfd = (message.get("fds") or [None])[0]
                 self._slots[number].started(pid, pidfd)
@@ -540,13 +467,6 @@ class Supervisor:
             case {"kind": "unstarted", "number": int(number), "error": str(error)}:
                 self._unstarted(self._slots[number], error)
 
-    def _warn(self, warnings: list[str]) -> None:
-        """Tell each doubt about the project once."""
-        for text in warnings:
-            if text not in self._told:
-                logger.warning("%s", text)
-                self._told.add(text)
-
     def _renew_template(self) -> None:
         """Replace a template whose heap has grown, when no child of it runs."""
         grown_by = self.launcher.grown_by
@@ -565,16 +485,16 @@ class Supervisor:
         while messages := self.launcher.receive():  # what it said before it died
             for message in messages:
                 self._heed_launcher(message)
-        self._drop(self.launcher, why)
+        self.launcher.drop(why, self._watch)
         self._clearing = True
 
     def _start_claimed_jobs(self) -> None:
-        if self.stopping is not None or not self.launcher.ready or self._clearing:
+        if self._stopping.begun or not self.launcher.ready or self._clearing:
             return
         if not self._lease.trusted or clock.now() < self._slots.backoff.until:
             return
         running, refused = self.tries.running(), False
-        for attempt in self.tries.waiting()[: self.options.workers - len(running)]:
+        for attempt in self._pools.startable(self.tries.waiting(), running):
             attempt.outcome = self._admission.refusal(attempt.job, running)
             refused = refused or attempt.outcome is not None
             if attempt.outcome is None and not self._start(attempt):
@@ -594,8 +514,7 @@ class Supervisor:
 
     def _hear_children(self) -> None:
         if self._slots.hear():
-            self._unprepared = 0
-        self._show_title()
+            self._discovery.was_prepared()
 
     # Limits
 
@@ -605,15 +524,19 @@ class Supervisor:
         for child in self._slots.never_came(now):
             self._unstarted(child, "the launcher has lost it")
         self._guard.step(now, self.tries.running(), self.launcher.template_pid)
-        if self.stopping is not None and now >= self.stopping:
-            self.tries.stop("the runner was stopped")
+        self._stopping.enforce(now)
         if now >= self._lease.stop_at:
-            why = f"the lease of {self._lease.length:g} s could not be renewed"
-            self.tries.stop(why, kill_at=self._lease.kill_at)
+            self._stop_for_want_of_a_lease()
         self._enforce_answers(now)
 
+    def _stop_for_want_of_a_lease(self) -> None:
+        why = f"the lease of {self._lease.length:g} s could not be renewed"
+        if told := [c for c in self.tries.running() if c.stopping is None]:
+            logger.warning("Stopping %s: %s", ", ".join(map(str, told)), why)
+        self.tries.stop(why, kill_at=self._lease.kill_at)
+
     def _bookkeeper_due(self) -> float:
-        patience = self._lease.length * lease.SILENCE
+        patience = self._lease.patience(in_outage=self.bookkeeper.unavailable)
         return self.bookkeeper.due(patience, self.options.start_timeout)
 
     def _launcher_due(self) -> float:
@@ -626,21 +549,10 @@ class Supervisor:
             if self.launcher.up:
                 self.launcher.ping()
         if self.bookkeeper.up and now >= self._bookkeeper_due():
-            self._drop(self.bookkeeper, "does not answer", pause=False)
+            self.bookkeeper.drop("does not answer", self._watch, pause=False)
         if self.launcher.up and now >= self._launcher_due():
             self._launcher_is_gone("does not answer")
-        if now >= self._discovery_due():
-            timeout = self.options.start_timeout
-            self._fail(
-                f"The project's tasks were not discovered within {timeout:g} s "
-                "(BACKGROUND_TASK_START_TIMEOUT): an import of it hangs, or is slow"
-            )
-
-    def _discovery_due(self) -> float:
-        """When must we know what the project can run?"""
-        if self._tasks is not None or self.failure:
-            return _NEVER
-        return self._began_at + self.options.start_timeout
+        self._stopping.fail(self._discovery.too_late())
 
     # What dead processes left
 
@@ -654,15 +566,51 @@ class Supervisor:
     def _clear(self) -> None:
         """Kill what the launcher left; hand in its tasks when nothing is left."""
         bookkeepers = {self.bookkeeper.pid} | self.bookkeeper.bury()
-        if self._sweeper.clear(self.runner.id, spared=bookkeepers):
+        spared = bookkeepers | self._pulse.pids()
+        if self._sweeper.clear(self.runner.id, spared=spared):
             return
         self._slots.all_gone()
         self._clearing = False
         if self._fenced:
             self.tries.clear()  # others have them: nothing of them is ours to write
-            if self.stopping is None:
+            if not self._stopping.begun:
                 self._become_runner()
                 self._start_aides()
+
+    # What others see of it
+
+    def _show_condition(self) -> None:
+        """Tell those who look at the runner how it is.
+
+        The service manager is told that it stops only when it does so within a time of
+        its own: from then on the manager's time for it runs, and `--duration` and its
+        like wait for what runs however long that may.
+        """
+        condition = self._condition()
+        self._show_title()
+        self._service.tell(
+            ready=condition.works,
+            stopping=self._stopping.draining,
+            status=condition.status,
+        )
+        self._pulse.step(self.runner, condition)
+
+    def _condition(self) -> Condition:
+        children = self.tries.running()
+        return Condition(
+            failure=self.failure,
+            stopping=self._stopping.begun,
+            set_up=self._discovery.tasks is not None,
+            lease=self._lease.length,
+            lease_age=self._lease.age,
+            unavailable=self.bookkeeper.unavailable,
+            whole=self.launcher.ready and self.bookkeeper.up and not self._clearing,
+            paused=self.bookkeeper.paused,
+            workers=self.options.workers,
+            running=Counter(child.job.queue or "" for child in children),
+            held=len(self.tries),
+            queues=self._discovery.queues,
+        )
 
     def _show_title(self) -> None:
         running, workers = len(self.tries.running()), self.options.workers
@@ -678,10 +626,3 @@ def _heeded() -> list[signal.Signals]:
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         heeded.remove(signal.SIGHUP)
     return heeded
-
-
-def _restore_environment(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value

@@ -7,7 +7,7 @@ from . import clock
 from .child import Child, Progress
 from .evidence import Ended
 from .job import Job
-from .outcome import Outcome, Released
+from .outcome import Cancelled, Outcome, Released
 
 _SHOWN = 20
 
@@ -50,25 +50,22 @@ class Tries:
     def claims(self) -> list[str]:
         return list(self._tries)
 
-    @property
-    def busy(self) -> int:
-        """How many of them take up a slot."""
-        return sum(not attempt.let_go for attempt in self._tries.values())
+    def jobs(self) -> Iterator[Job]:
+        """Yield the jobs of those that take up a slot, or wait for one."""
+        return (a.job for a in self._tries.values() if not a.let_go)
 
     def let_go(self, claim: str) -> None:
         """Its end can't be written: it is held until that is settled, in no slot."""
         if claim in self._tries:
             self._tries[claim].let_go = True
 
-    def take(self, jobs: Iterable[Job]) -> None:
-        """These were claimed for us."""
-        for job in jobs:
-            self._tries[job.claim] = Try(job, clock.now())
+    def take(self, job: Job) -> None:
+        """This was claimed for us."""
+        self._tries[job.claim] = Try(job, clock.now())
 
-    def recorded(self, claims: Iterable[str]) -> None:
-        """These are in the books, or others have written about them."""
-        for claim in claims:
-            self._tries.pop(claim, None)
+    def recorded(self, claims: Iterable[str]) -> list[Try]:
+        """These are in the books, or others have written about them; return them."""
+        return [self._tries.pop(claim) for claim in claims if claim in self._tries]
 
     def clear(self) -> None:
         """Nothing of this is ours to write any more."""
@@ -109,6 +106,21 @@ class Tries:
         children = (a.child for a in self._tries.values() if a.outcome is None)
         return [child for child in children if child is not None]
 
+    def child(self, claim: str) -> Child | None:
+        """Return the process of a try that is not over, if it has one."""
+        attempt = self._tries.get(claim)
+        return attempt.child if attempt and attempt.outcome is None else None
+
+    def cancel(self, claim: str, by: str) -> None:
+        """Have a person's wish: stop a try, or never begin it."""
+        attempt = self._tries.get(claim)
+        if attempt is None or attempt.outcome is not None:
+            return
+        if attempt.child is None:
+            attempt.outcome = Cancelled(by)
+        else:
+            attempt.child.stop(Cancelled(by), clock.now())
+
     def untold_progress(self) -> dict[str, Progress]:
         """Return, by claim, how far those are that have moved since it was told."""
         running = {c: a.child for c, a in self._tries.items() if a.outcome is None}
@@ -136,13 +148,14 @@ class Tries:
         for child in self.running():
             child.stop(Released(why), clock.now(), kill_at)
 
-    def hand_in(self) -> Iterator[tuple[str, Ended]]:
-        """Yield each outcome that has not been handed in, and count it as such."""
+    def hand_in(self) -> list[tuple[str, Ended]]:
+        """Return what has not been handed in, as it ended; count it as handed in."""
+        ended: list[tuple[str, Ended]] = []
         for claim, attempt in self._tries.items():
             if attempt.outcome is not None and not attempt.handed_in:
                 attempt.handed_in = True
-                child = attempt.child
-                yield claim, _ended(attempt.outcome, child)
+                ended.append((claim, _ended(attempt.outcome, attempt.child)))
+        return sorted(ended, key=lambda one: one[1].evidence.ended or 0.0)
 
     def take_back(self) -> None:
         """Whoever was handed the outcomes is gone: they are to be handed in again."""

@@ -9,7 +9,10 @@ from typing import Any, Self
 
 
 class Wakeups:
-    """Turns signals into notes that the loop takes when it wakes; main thread only."""
+    """Turns signals into notes that the loop takes when it wakes; main thread only.
+
+    Those that were blocked until now, so that none was lost, are heard.
+    """
 
     def __init__(self, heeded: Iterable[signal.Signals]) -> None:
         self._heeded = tuple(heeded)
@@ -25,6 +28,7 @@ class Wakeups:
         )
         for number in self._heeded:
             self._former[number] = signal.signal(number, self._leave_note)
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._heeded)
         return self
 
     def __exit__(
@@ -33,6 +37,7 @@ class Wakeups:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for number, former in self._former.items():
             signal.signal(number, signal.SIG_DFL if former is None else former)
         signal.set_wakeup_fd(self._former_fd)

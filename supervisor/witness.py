@@ -48,6 +48,11 @@ class Witness:
             os.pread(self._stack, _LONGEST_STACK, 0).decode(errors="replace")
         )
 
+    def forget_stack(self) -> None:
+        """Have the next one that it writes down be the only one."""
+        os.ftruncate(self._stack, 0)
+        os.lseek(self._stack, 0, os.SEEK_SET)  # for its process too, which shares it
+
     def hand_on_stack(self) -> None:
         """Show it where the output goes, as a crash without us would have done."""
         self._relay.offer(self.stack().encode())

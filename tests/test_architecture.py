@@ -1,6 +1,7 @@
 """The arrows between the packages point one way: a diagram that can fail."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,6 +54,24 @@ def test_imports_within_the_supervisor_are_relative(path):
     assert not absolute
 
 
+@pytest.mark.parametrize(
+    "module",
+    [
+        "background_task.supervisor.database",
+        "background_task.management.commands._one_task",
+    ],
+)
+def test_what_a_bookkeeper_is_named_can_be_imported_before_django_is_set_up(module):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import {module}"],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_module_is_checked():
     assert len(SUPERVISOR) > 10
     assert len(APP) > 10
@@ -63,3 +82,24 @@ def test_the_supervisor_refuses_its_bare_name():
 
     with pytest.raises(ImportError, match=r"background_task\.supervisor"):
         __import__("supervisor")
+
+
+@pytest.mark.parametrize("path", [*SUPERVISOR, *APP], ids=name)
+def test_nothing_that_was_written_elsewhere_is_made_into_code_or_objects(path):
+    """But for the dotted names of `entry.named`, which are ours and our caller's."""
+    makers = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "imp", "yaml"}
+    channels = {"Queue", "SimpleQueue", "Pipe", "Manager", "Pool", "Listener"}
+    called = [n.func for n in ast.walk(ast.parse(path.read_text())) if is_call(n)]
+    names = {func.id for func in called if isinstance(func, ast.Name)}
+    attributes = {func.attr for func in called if isinstance(func, ast.Attribute)}
+    dotted = {"import_string", "import_module"} & (names | attributes)
+    of_multiprocessing = "multiprocessing" in set(imported(path))
+
+    assert not makers & {module.partition(".")[0] for module in imported(path)}
+    assert not {"eval", "exec", "compile", "__import__"} & names
+    assert not dotted or path.name == "entry.py"
+    assert not of_multiprocessing or not channels & (names | attributes)
+
+
+def is_call(node):
+    return isinstance(node, ast.Call)

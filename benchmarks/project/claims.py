@@ -68,9 +68,9 @@ def look(state: str, n: int) -> list[float]:
             break
         looked = time.perf_counter()
         jobs: list[Any] = []
-        if queue.may_be_due():
+        if queue.may_be_due([None]):
             with contextlib.suppress(_RolledBack), queue.transaction():
-                jobs = queue.claim(_CLAIM, ())
+                jobs = queue.claim({None: _CLAIM}, ())
                 raise _RolledBack
         took.append((time.perf_counter() - looked) * 1e3)
         if len(jobs) != expected:
@@ -91,8 +91,11 @@ def _queue(queues: list[str]) -> Any:
     arguments = {
         "lease": 600,
         "queues": queues,
+        "excluded": [],
+        "pools": [],
         "rules": rules,
         "reclaim_pids": False,
+        "slots": _CLAIM,
     }
     runner = Runner(id="bench", host="here", place="here", pid=1, started=1)
     queue = DatabaseQueue({}, arguments, runner)

@@ -4,6 +4,7 @@ import os
 import time
 
 from background_task import background, current_task
+from background_task.exceptions import Stopped
 
 BEAT = 0.05  # seconds between two signs of life
 
@@ -46,3 +47,43 @@ def failing(journal, label, seconds):
 def link(journal, label, seconds):
     """One link of a chain: the label names the chain."""
     work(journal, label, seconds)
+
+
+@background(max_attempts=50, backoff=0.2)
+def until_told(journal, label, told, deaf):
+    """Give signs of life until there is a file; `deaf`: whoever asks to stop."""
+    write(journal, "begin", label)
+    while not os.path.exists(told):
+        try:
+            time.sleep(0.01)
+            write(journal, "alive", label)
+        except Stopped:
+            if not deaf:
+                raise
+    write(journal, "end", label)
+
+
+@background
+def visit(journal, label):
+    """Ask the database once, by a connection of the task's own."""
+    from django.contrib.auth.models import User
+
+    User.objects.exists()
+    write(journal, "end", label)
+
+
+@background
+def stay(journal, label, told):
+    """Ask the database, and stay until there is a file."""
+    from django.contrib.auth.models import User
+
+    User.objects.exists()
+    write(journal, "begin", label)
+    while not os.path.exists(told):
+        time.sleep(0.01)
+    write(journal, "end", label)
+
+
+@background
+def noop(journal, label):
+    write(journal, "end", label)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from django.utils import timezone, translation
 from background_task import background, current_task
 from background_task.exceptions import InvalidTaskError
 from background_task.models import Task
+from background_task.supervisor.container import Container
 
 
 def write(journal, event, label):
@@ -134,6 +136,28 @@ def hold_memory(mib):
 
 
 @background
+def hold_less(mib, less, path):
+    """Hold so much until a file `less` is there, then hardly anything until `path`."""
+    held = bytearray(mib * 1024 * 1024)
+    held[::4096] = b"x" * len(held[::4096])
+    while not os.path.exists(less):
+        time.sleep(0.02)
+    del held
+    while not os.path.exists(path):
+        time.sleep(0.02)
+
+
+@background
+def fill_the_container():
+    """Take memory until the container is as full as its guard lets it be."""
+    container, held = Container(), []
+    while container.memory_used() < 0.96 * container.memory_limit():
+        held.append(b"x" * (2 << 20))
+        time.sleep(0.01)
+    time.sleep(600)
+
+
+@background
 def hold_memory_in_a_subprocess(mib):
     code = f"b = b'x' * ({mib} << 20); import time; time.sleep(600)"
     subprocess.run([sys.executable, "-c", code])
@@ -166,6 +190,16 @@ def beat(journal, label, beats):
 
 
 @background
+def beat_deaf(journal, label, path):
+    """Show signs of life until a file appears, whoever asks it to stop."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with journaled(journal, label):
+        while not os.path.exists(path):
+            time.sleep(0.005)
+            write(journal, "alive", label)
+
+
+@background
 def leave_behind(journal, label, seconds=0.0):
     """Start a subprocess in a session of its own, which outlives this one."""
     with journaled(journal, label):
@@ -173,6 +207,34 @@ def leave_behind(journal, label, seconds=0.0):
         write(journal, "begin", f"grandchild of {label} {process.pid}")
         process.returncode = 0  # it is not ours to wait for
         time.sleep(seconds)
+
+
+@background
+def tell_environment(journal, label):
+    with journaled(journal, label):
+        write(journal, "environment", json.dumps(dict(os.environ)))
+
+
+@background
+def keep_a_secret(secret, how, journal):
+    """End in a way, and tell nobody of the secret."""
+    write(journal, "begin", how)
+    current_task.progress(1, 2, "half")
+    match how:
+        case "fail":
+            raise ValueError("a reason")
+        case "mute":
+            sys.exit(3)
+        case "exit":
+            os._exit(3)
+        case "crash":
+            ctypes.string_at(0)
+        case "memory":
+            held = [bytearray(b"x" * 2**20) for _ in range(200)]
+            time.sleep(600)
+            del held
+        case "time" | "drain":
+            time.sleep(600)
 
 
 @background
@@ -273,6 +335,17 @@ def get_stuck():
 
 
 @background
+def go_on(journal, label, path):
+    """Get on, and tell of it, until there is a file."""
+    with journaled(journal, label):
+        step = 0
+        while not os.path.exists(path):
+            step = min(step + 1, 1_000)
+            current_task.progress(step, 1_000, f"step {step}")
+            time.sleep(0.05)
+
+
+@background
 def tell_progress(journal, path):
     """Say how far it is, in the middle of a transaction, until a file appears."""
     with transaction.atomic(), journaled(journal, repr(current_task)):
@@ -294,3 +367,42 @@ def lock_a_row(journal, pk):
                 if connection.vendor == "postgresql"
                 else "SELECT SLEEP(600)"
             )
+
+
+@background
+def print_until(journal, label, path):
+    """Print line after line until there is a file."""
+    with journaled(journal, label):
+        number = 0
+        while not os.path.exists(path):
+            number += 1
+            print("line", number, flush=True)
+            time.sleep(0.02)
+
+
+@background(queue="mail")
+def log(text, secret, **extra):
+    """Log by a logger of one's own, from another thread, and with an own `extra`."""
+    logger = logging.getLogger("shop")
+    logger.warning(text)
+    thread = threading.Thread(target=logger.warning, args=(f"{text} in a thread",))
+    thread.start()
+    thread.join()
+    logger.warning(f"{text} of its own", extra={"task_id": "mine", "runner": "me"})
+    raise ValueError("a bad day")
+
+
+@background
+def count(path):
+    """Tell of progress until there is a file."""
+    done = 0
+    while not os.path.exists(path):
+        done += 1
+        current_task.progress(done, 10**6)
+        time.sleep(0.02)
+
+
+@background
+def talk_and_fail():
+    print("about to fail", flush=True)
+    raise ValueError("I fail")

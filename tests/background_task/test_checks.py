@@ -1,13 +1,13 @@
 import math
 import sys
 import tempfile
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from unittest import mock
 
 from django.core.checks import run_checks
 from django.db import models
-from django.test import SimpleTestCase, TransactionTestCase, override_settings
+from django.test import TestCase, TransactionTestCase, override_settings
 
 from background_task import checks, migrations
 
@@ -20,7 +20,7 @@ def found():
     return {message.id: message for message in ours}
 
 
-class ChecksTests(SimpleTestCase):
+class ChecksTests(TestCase):  # some of Django's checks ask the database
     def test_nothing_is_wrong_here(self):
         self.assertEqual(found(), {})
 
@@ -102,9 +102,28 @@ class ChecksTests(SimpleTestCase):
 
                 self.assertIn(f"BACKOFF_MULTIPLIER is {wrong!r}; it must", message.msg)
 
+    def test_a_time_zone_that_is_none_is_an_error(self):
+        for wrong in ("Europe/Berln", "", 2, True):
+            with (
+                self.subTest(wrong),
+                override_settings(BACKGROUND_TASK_REPEAT_TIMEZONE=wrong),
+            ):
+                message = found()["background_task.E006"]
+
+                self.assertIn(
+                    f"BACKGROUND_TASK_REPEAT_TIMEZONE is {wrong!r}", message.msg
+                )
+                self.assertIn("Set BACKGROUND_TASK_REPEAT_TIMEZONE to", message.hint)
+
     def test_what_can_be_is_fine(self):
         for right in ({"MAX_ATTEMPTS": 1}, {"MAX_RUN_TIME": 0.5}):
             with self.subTest(right), override_settings(**right):
+                self.assertEqual(found(), {})
+        for right in ("Europe/Berlin", "UTC", UTC, None):
+            with (
+                self.subTest(right),
+                override_settings(BACKGROUND_TASK_REPEAT_TIMEZONE=right),
+            ):
                 self.assertEqual(found(), {})
         for right in (0, 1.5, 4, 100):
             with self.subTest(right), override_settings(BACKOFF_MULTIPLIER=right):
@@ -131,7 +150,7 @@ class ProtectedTaskTests(TransactionTestCase):
                 self.assertEqual(found(), {})
 
 
-class SettingNameTests(SimpleTestCase):
+class SettingNameTests(TestCase):
     @override_settings(
         BACKGROUND_TASK_MEMORY_LIMITS="512M", BACKGROUND_TASK_VIOLET_PAPER=1
     )

@@ -12,10 +12,13 @@ from django.utils import timezone
 
 from background_task import books, claims, leases
 from background_task.models import Runner, Task
+from background_task.served import EVERYTHING, Served
 
 from .tools import make_runner, make_task
 
 HOUR = timedelta(hours=1)
+A, ALL = frozenset({"a"}), frozenset({"a", "b", "c", None})
+ONLY_A = Served(A)
 
 
 @contextmanager
@@ -42,10 +45,15 @@ def collate(column, collation):
         )
 
 
+def unquoted(sql):
+    return sql.replace('"', "").replace("`", "")
+
+
 class ClaimTestCase(TransactionTestCase):
-    def claim(self, n=10, names=("job",), queues=(), runner="a-runner"):
+    def claim(self, n=10, names=("job",), queues=(), runner="a-runner", excluded=()):
+        served = Served(frozenset(queues), frozenset(excluded))
         with transaction.atomic():
-            return claims.claim(runner, names, queues, n)
+            return claims.claim(runner, names, {served: n})
 
     def params(self, tasks):
         return [task.params()[0][0] for task in tasks]
@@ -116,8 +124,11 @@ class ClaimTests(ClaimTestCase):
         make_task("job", queue="a")
         make_task("elsewhere", queue="b")
 
-        self.assertEqual(claims.unknown_names(("job",), ("a",)), {"gone"})
-        self.assertEqual(claims.unknown_names(("job",), ()), {"gone", "elsewhere"})
+        self.assertEqual(claims.unknown_names(("job",), ONLY_A), {"gone"})
+        everywhere = claims.unknown_names(("job",), EVERYTHING)
+        self.assertEqual(everywhere, {"gone", "elsewhere"})
+        elsewhere = claims.unknown_names(("job",), EVERYTHING.but(["a"]))
+        self.assertEqual(elsewhere, {"elsewhere"})
 
     def test_queues_that_nobody_has_used_can_be_told_of(self):
         make_task("job", queue="waiting")
@@ -137,6 +148,70 @@ class ClaimTests(ClaimTestCase):
             sorted(map(str, self.params(self.claim(queues=())))), ["None", "c"]
         )
 
+    def test_every_queue_but_these(self):
+        for queue in ("a", "b", "c", None):
+            make_task("job", (queue,), queue=queue)
+
+        self.assertFalse(claims.may_be_due(("job",), Served(excluded=ALL)))
+        self.assertEqual(self.params(self.claim(excluded=ALL)), [])
+        self.assertEqual(self.params(self.claim(excluded=["b", "c", None])), ["a"])
+        self.assertEqual(self.params(self.claim(excluded=["b", "c"])), [None])
+        of_b = self.claim(queues=["b", "c"], excluded=["c", None])
+        self.assertEqual(self.params(of_b), ["b"])
+
+    def test_the_order_holds_across_what_is_not_excluded(self):
+        for number, queue in enumerate(["a", None, "b", "c"] * 3):
+            make_task("job", (number,), queue=queue, priority=number)
+
+        claimed = self.params(self.claim(5, excluded=["b", "nosuch"]))
+
+        self.assertEqual(claimed, [11, 9, 8, 7, 5])
+
+    def test_a_flood_of_what_is_excluded_hides_nothing_and_costs_nothing(self):
+        for others in (1, claims._QUEUES + 1):
+            Task.objects.all().delete()
+            Task.objects.bulk_create(
+                Task(task_name="job", queue="a", priority=9, run_at=timezone.now())
+                for _ in range(2 * claims._PASSED_BY)
+            )
+            for number in range(others):
+                make_task("job", (number,), queue=f"b{number}")
+            make_task("job", ("of none",), priority=-1)
+
+            with CaptureQueriesContext(connection) as queries:
+                claimed = self.params(self.claim(others + 1, excluded=["a"]))
+
+            self.assertEqual(claimed, [*range(others), "of none"])
+            self.assertLess(len(queries), 60)
+            self.assertEqual(self.claim(excluded=["a"]), [])
+            self.assertFalse(claims.may_be_due(("job",), Served(excluded=A)))
+            without = Served(excluded=frozenset({"a", None}))
+            self.assertFalse(claims.may_be_due(("job",), without))
+
+    def test_some_of_each_kind_in_one_claim(self):
+        for queue in ("a", "b", "c", None):
+            for number in range(4):
+                make_task("job", (f"{queue}{number}",), queue=queue)
+        others = Served(frozenset({"b", "c"}))
+
+        with transaction.atomic():
+            claimed = claims.claim("a-runner", ["job"], {ONLY_A: 1, others: 3})
+
+        queues = Counter(task.queue for task in claimed)
+        self.assertEqual((queues.pop("a"), queues.total()), (1, 3))
+        self.assertLessEqual(set(queues), {"b", "c"})
+
+    def test_without_sizes_and_exclusions_no_statement_is_added(self):
+        make_task("job", queue="a")
+
+        with CaptureQueriesContext(connection) as queries:
+            self.claim(1)
+
+        # Savepoint or BEGIN aside: the lease, the priority, the task, the lock.
+        said = [q["sql"] for q in queries if " background_task" in unquoted(q["sql"])]
+        self.assertEqual(len(said), 4, said)
+        self.assertFalse([sql for sql in said if "NOT (" in sql], said)
+
     def test_names_and_queues_are_meant_to_the_letter(self):
         with lenient("task_name", "queue"):
             for name, queue in (
@@ -149,7 +224,7 @@ class ClaimTests(ClaimTestCase):
                 make_task(name, (name, queue), queue=queue)
             make_task("job", ("it",), queue="mail", priority=-1)
 
-            named = claims.unknown_names(("job",), ())
+            named = claims.unknown_names(("job",), EVERYTHING)
             served = [self.params(self.claim(1, queues=("mail",))) for _ in range(2)]
             of_queue = Task.objects.find_available("mail")
             names = set(of_queue.values_list("task_name", flat=True))
@@ -200,10 +275,10 @@ class ClaimTests(ClaimTestCase):
         make_task("job", ("now",), priority=-5)
         make_task("job", ("sooner",), priority=-4)
 
-        self.assertTrue(claims.may_be_due(("job",), ()))
+        self.assertTrue(claims.may_be_due(("job",), EVERYTHING))
         self.assertEqual(self.params(self.claim(1)), ["sooner"])
         self.assertEqual(self.params(self.claim()), ["now"])
-        self.assertFalse(claims.may_be_due(("job",), ()))
+        self.assertFalse(claims.may_be_due(("job",), EVERYTHING))
 
     def test_a_few_unknown_names_in_front_change_no_order(self):
         for priority in range(6):
@@ -226,7 +301,7 @@ class ClaimTests(ClaimTestCase):
 
         self.assertEqual(claimed, ["first", "middle", "last"])
         self.assertLess(len(queries), 12)
-        self.assertEqual(claims.unknown_names(("job",), ()), {"gone"})
+        self.assertEqual(claims.unknown_names(("job",), EVERYTHING), {"gone"})
 
     def test_names_and_queues_are_the_same_to_the_letter_only(self):
         for name, queue in (("Job", "a"), ("job ", "a"), ("job", "A"), ("job", "a ")):
@@ -236,35 +311,68 @@ class ClaimTests(ClaimTestCase):
         self.assertEqual(self.params(self.claim(queues=("a",))), ["mine"])
 
     def test_what_is_next_is_known_without_a_look_at_the_due(self):
-        self.assertIsNone(claims.next_run_at(7200))
+        self.assertIsNone(claims.next_run_at(7200, [EVERYTHING]))
         make_task("job")
         soon = make_task("job", run_at=timezone.now() + HOUR)
         make_task("job", run_at=timezone.now() + 2 * HOUR)
 
         run_at = Task.objects.get(pk=soon.pk).run_at
-        self.assertEqual(claims.next_run_at(3601), run_at)
-        self.assertIsNone(claims.next_run_at(3000))
+        self.assertEqual(claims.next_run_at(3601, [EVERYTHING]), run_at)
+        self.assertIsNone(claims.next_run_at(3000, [EVERYTHING]))
+
+    def test_what_is_next_of_the_queues_that_are_served(self):
+        now = timezone.now()
+        runs = {
+            queue: make_task("job", queue=queue, run_at=now + timedelta(minutes=n))
+            for n, queue in enumerate(["a", None, "b"], 1)
+        }
+        moments = {
+            queue: Task.objects.get(pk=it.pk).run_at for queue, it in runs.items()
+        }
+        for served, first in (
+            ([ONLY_A], "a"),
+            ([Served(frozenset({"b", "c"})), Served(frozenset({"d"}))], "b"),
+            ([EVERYTHING.but(["a"])], None),
+            ([EVERYTHING.but(["a", None])], "b"),
+        ):
+            self.assertEqual(claims.next_run_at(3600, served), moments[first])
+        self.assertIsNone(claims.next_run_at(3600, [EVERYTHING.but(ALL)]))
+        self.assertIsNone(claims.next_run_at(3600, []))
+
+        Task.objects.bulk_create(
+            Task(task_name="job", queue="c", run_at=now + timedelta(seconds=number))
+            for number in range(1, claims._PLANNED + 1)
+        )
+        first = claims.next_run_at(3600, [Served(frozenset({"b"}))])
+        self.assertEqual(first - now, timedelta(seconds=claims._PLANNED))
 
     def test_each_look_reads_one_index_in_its_order(self):
-        make_task("gone", priority=2)
-        make_task("job", run_at=timezone.now() + HOUR, priority=1)
+        for queue in (None, "a", "b"):
+            make_task("gone", priority=2, queue=queue)
+            later = timezone.now() + HOUR
+            make_task("job", run_at=later, priority=1, queue=queue)
         with transaction.atomic(), connection.cursor() as cursor:
             for statement in claims.SESSION.get(connection.vendor, ()):
                 cursor.execute(statement.replace("SET", "SET LOCAL"))
             with CaptureQueriesContext(connection) as queries:
-                claims.may_be_due(("job",), ())
-                claims.may_be_due(("job",), ("a",))
-                claims._Look(("job",), (), (), lock=False)._of_each_name({}, set(), 1)
+                claims.may_be_due(("job",), EVERYTHING)
+                claims.may_be_due(("job",), ONLY_A)
+                look = claims._Look(("job",), EVERYTHING, (), lock=False)
+                look._of_each_name({}, set(), 1)
+                claims.may_be_due(("job",), EVERYTHING.but(["a"]))
             plans = [self.plan(cursor, query["sql"]) for query in queries]
 
-        self.assertGreater(len(plans), 6)
+        self.assertGreater(len(plans), 14)
         for sql, plan in plans:
-            self.assertRegex(plan, "bgtask_waiting|PRIMARY|pkey", sql)
+            # Of few rows PostgreSQL may think that the oldest index does as well.
+            self.assertRegex(plan, "bgtask_waiting|PRIMARY|pkey|_priority_", sql)
             self.assertNotRegex(plan, "TEMP B-TREE|Sort|filesort|index_merge", sql)
 
     def plan(self, cursor, sql):
         """Return a statement with the plan that this database has for it."""
         explain = {"sqlite": "EXPLAIN QUERY PLAN"}.get(connection.vendor, "EXPLAIN")
+        if connection.vendor == "mysql" and not connection.mysql_is_mariadb:
+            explain = "EXPLAIN FORMAT=TRADITIONAL"  # MySQL 9 would draw a tree
         cursor.execute(f"{explain} {sql}")
         rows = cursor.fetchall()
         if connection.vendor == "mysql":  # the type and the key it uses, and remarks
@@ -377,7 +485,7 @@ class ConcurrentClaimTests(TransactionTestCase):
             try:
                 with transaction.atomic():
                     leases.renew(runner, 600)
-                    tasks = claims.claim(runner, ["job"], [], 3)
+                    tasks = claims.claim(runner, ["job"], {EVERYTHING: 3})
             except OperationalError:
                 continue
             mine += [task.pk for task in tasks]
@@ -388,7 +496,7 @@ class ConcurrentClaimTests(TransactionTestCase):
         Runner.objects.filter(pk="runner-1").delete()
 
         with self.assertRaises(leases.LeaseLost), transaction.atomic():
-            claims.claim("runner-1", ["job"], [], 1)
+            claims.claim("runner-1", ["job"], {EVERYTHING: 1})
 
         self.assertIsNone(Task.objects.get().locked_by)
 
@@ -401,7 +509,7 @@ class ConcurrentClaimTests(TransactionTestCase):
 
         def claim_one():
             with closing(self.own_connection()), transaction.atomic():
-                claimed.extend(claims.claim("runner-1", ["job"], [], 1))
+                claimed.extend(claims.claim("runner-1", ["job"], {EVERYTHING: 1}))
 
         with transaction.atomic():
             Task.objects.select_for_update().get(pk=first.pk)

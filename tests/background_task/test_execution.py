@@ -27,7 +27,7 @@ def context():
 
 def arguments(name, params="[[], {}]", id=0):
     said = {"id": id, "name": name, "params": params, "title": "a title"}
-    return {**said, "attempt": 1}
+    return {**said, "attempt": 1, "queue": "mail", "runner": "a runner"}
 
 
 class EnvironmentTests(TestCase):

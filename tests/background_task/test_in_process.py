@@ -662,6 +662,21 @@ class BrokenConnectionTests(TransactionTestCase):
 
         self.assertEqual(ran, [1])
 
+    def test_a_session_that_is_read_only_is_an_outage_and_is_not_kept(self):
+        if connection.vendor != "postgresql":
+            self.skipTest("only there a session can be")
+        tasks = Tasks()
+        tasks.background(name="job")(lambda: None)()
+        self.addCleanup(connection.close)
+        with connection.cursor() as cursor:
+            cursor.execute("SET default_transaction_read_only = on")
+
+        with self.assertLogs(TASKS, "WARNING") as logs:
+            self.assertFalse(tasks.run_next_task())
+
+        self.assertIn("Database unreachable", logs.output[0])
+        self.assertTrue(tasks.run_next_task())
+
     def suicide(self):
         statements = {
             "mysql": "KILL CONNECTION_ID()",

@@ -2,10 +2,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 
+import pymysql
 from django.apps import apps
 from django.core.management import call_command
-from django.db import connection, models
+from django.db import NotSupportedError, connection, models
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.test import SimpleTestCase, TransactionTestCase
@@ -14,7 +16,7 @@ from django.utils import timezone
 from background_task.models import CompletedTask, Runner, Task
 
 UPSTREAM = ("background_task", "0002_auto_20170927_1109")
-LATEST = ("background_task", "0007_attempt")
+LATEST = ("background_task", "0012_control_to_the_letter")
 
 
 class StateTests(SimpleTestCase):
@@ -52,6 +54,30 @@ class StateTests(SimpleTestCase):
         loader = MigrationLoader(None)
 
         self.assertEqual(loader.graph.leaf_nodes("background_task"), [LATEST])
+
+
+class TooOldTests(SimpleTestCase):
+    """There is no such server here: only what it is told to have is looked at."""
+
+    def statement_of(self, version):
+        """Return what migration 0012 has a MySQL of this version execute."""
+        name = "background_task.migrations.0012_control_to_the_letter"
+        pymysql.install_as_MySQLdb()
+        backend = import_module("django.db.backends.mysql.base")
+        it = backend.DatabaseWrapper({**connection.settings_dict, "OPTIONS": {}})
+        it.mysql_server_data = {"version": version}
+        editor = it.SchemaEditorClass(it, collect_sql=True)
+        import_module(name).compare_to_the_letter(apps, editor)
+        return " ".join(editor.collected_sql)
+
+    def test_a_mysql_that_cannot_compare_to_the_letter_is_told_from_a_mistake(self):
+        with self.assertRaisesMessage(NotSupportedError, "which 8.0.17 brought"):
+            self.statement_of("8.0.16")
+
+    def test_one_that_can_does(self):
+        for version in ("8.0.17", "8.4.6", "9.1.0"):
+            with self.subTest(version):
+                self.assertIn("utf8mb4_0900_bin", self.statement_of(version))
 
 
 class UpgradeTests(TransactionTestCase):

@@ -36,6 +36,27 @@ OPTIONS = [
     ({"queue": [""]}, "--queue has an empty name"),
     ({"queue": ["a", " "]}, "--queue has an empty name"),
     ({"queue": ""}, "--queue has an empty name"),
+    ({"queue": [":2"]}, "--queue is ':2': it must be NAME, or NAME:N"),
+    ({"queue": ["mail:0"]}, "--queue is 'mail:0'"),
+    ({"queue": ["mail:2", "mail:3"]}, "--queue names mail twice"),
+    ({"queue": ["mail", "mail:3"]}, "--queue names mail twice"),
+    ({"exclude_queue": [" "]}, "--exclude-queue has an empty name"),
+    (
+        {"queue": ["a:2", "b"], "exclude_queue": ["b", "a", "c"]},
+        "--queue and --exclude-queue both name a, b",
+    ),
+    (
+        {"queue": ["mail:2", "default:6"], "workers": 7},
+        "--workers is 7, and the queues' own slots are 8 (mail:2, default:6)",
+    ),
+    (
+        {"queue": ["mail:2", "a", "b"], "workers": 2},
+        "(mail:2): none is left for a, b",
+    ),
+    (
+        {"in_process": True, "queue": ["a", "mail:2"]},
+        "--queue mail:2 does not go with --in-process",
+    ),
     ({"in_process": True, "workers": 1}, "--workers does not go with --in-process"),
     (
         {"in_process": True, "tasks_per_process": 1},
@@ -54,6 +75,11 @@ NAME = "tests.app.tasks.note"
 SETTINGS = [
     ("BACKGROUND_TASK_WORKERS", 0),
     ("BACKGROUND_TASK_WORKERS", "two"),
+    ("BACKGROUND_TASK_QUEUES", "mail"),
+    ("BACKGROUND_TASK_QUEUES", [1]),
+    ("BACKGROUND_TASK_QUEUES", ["mail:0"]),
+    ("BACKGROUND_TASK_EXCLUDE_QUEUES", "mail"),
+    ("BACKGROUND_TASK_EXCLUDE_QUEUES", [""]),
     ("BACKGROUND_TASK_TASKS_PER_PROCESS", 0),
     ("BACKGROUND_TASK_TASKS_PER_PROCESS", None),
     ("BACKGROUND_TASK_MEMORY_LIMIT", "512Q"),
@@ -127,7 +153,9 @@ class RefusalTests(TransactionTestCase):
     def test_a_limit_that_is_misspelt_is_told_with_what_was_meant(self):
         overrides = {NAME: {"max_run_tme": 1}}
         with override_settings(BACKGROUND_TASK_OVERRIDES=overrides):
-            self.assertIn("max_run_tme: did you mean max_run_time?", self.refusal_of())
+            self.assertIn(
+                "max_run_tme: did you mean 'max_run_time'?", self.refusal_of()
+            )
 
     def test_the_old_settings_for_workers_too(self):
         with override_settings(

@@ -1,12 +1,10 @@
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from django.test import SimpleTestCase, override_settings
 
-from background_task.retries import backoff, exhausted, next_occurrence
+from background_task.retries import backoff, exhausted
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-HOUR = 3600
 
 
 class BackoffTests(SimpleTestCase):
@@ -43,57 +41,3 @@ class ExhaustedTests(SimpleTestCase):
         self.assertFalse(exhausted(24, 25))
         self.assertTrue(exhausted(25, 25))
         self.assertTrue(exhausted(26, 25))
-
-
-class NextOccurrenceTests(SimpleTestCase):
-    def test_it_is_counted_from_the_planned_moment(self):
-        late = NOON + timedelta(minutes=10)
-
-        self.assertEqual(
-            next_occurrence(NOON, HOUR, late, None), NOON + timedelta(hours=1)
-        )
-
-    def test_a_task_that_ran_early_still_moves_on(self):
-        early = NOON - timedelta(days=1)
-
-        self.assertEqual(
-            next_occurrence(NOON, HOUR, early, None), NOON + timedelta(hours=1)
-        )
-
-    def test_missed_periods_are_skipped_without_walking(self):
-        a_millennium_late = NOON.replace(year=3026) + timedelta(milliseconds=1)
-
-        self.assertEqual(
-            next_occurrence(NOON, 1, a_millennium_late, None),
-            NOON.replace(year=3026) + timedelta(seconds=1),
-        )
-
-    def test_a_planned_moment_that_is_now_counts(self):
-        now = NOON + timedelta(hours=5)
-
-        self.assertEqual(next_occurrence(NOON, HOUR, now, None), now)
-
-    def test_the_chain_ends_when_repeat_until_is_reached(self):
-        self.assertIsNone(next_occurrence(NOON, HOUR, NOON, NOON))
-
-    def test_the_chain_ends_before_it_would_pass_repeat_until(self):
-        until = NOON + timedelta(minutes=59)
-
-        self.assertIsNone(next_occurrence(NOON, HOUR, NOON, until))
-
-    def test_the_chain_ends_with_the_calendar(self):
-        for seconds in (10**12, 10**18):
-            self.assertIsNone(next_occurrence(NOON, seconds, NOON, None))
-
-    def test_a_day_has_so_many_seconds_whatever_the_clock_on_the_wall_does(self):
-        berlin = ZoneInfo("Europe/Berlin")
-        eight = datetime(2026, 10, 24, 8, tzinfo=berlin).astimezone(UTC)
-
-        planned = next_occurrence(eight, 24 * HOUR, eight, None)
-
-        self.assertEqual(planned.astimezone(berlin).hour, 7)
-
-    def test_repeat_until_itself_is_still_planned(self):
-        until = NOON + timedelta(hours=1)
-
-        self.assertEqual(next_occurrence(NOON, HOUR, NOON, until), until)

@@ -336,6 +336,29 @@ class EdgeTests(CallTestCase):
                 self.assertEqual(task.repeat, seconds)
                 self.assertEqual(task.is_repeating_task(), seconds > 0)
 
+    def test_what_only_looks_like_a_repeat_runs_once_as_ever_and_is_told(self):
+        for said, why in (
+            ({"repeat": -5}, "repeat is -5, and 1 is the least that repeats"),
+            ({"repeat": "-5"}, "repeat is -5, and 1 is the least that repeats"),
+            (
+                {"repeat_until": MOMENT},
+                f"repeat_until is {MOMENT}, and there is no repeat",
+            ),
+        ):
+            with self.subTest(**said):
+                with self.assertLogs("background_task", "WARNING") as logs:
+                    task = self.job(2, **said)
+
+                task.refresh_from_db()
+                self.assertFalse(task.is_repeating_task())
+                self.assertIn(f"Task {task.task_name} runs once: {why}", logs.output[0])
+
+    def test_a_repeat_is_not_told_of(self):
+        with self.assertNoLogs("background_task"):
+            self.job(2)
+            self.job(2, repeat=60)
+            self.job(2, repeat="60", repeat_until=MOMENT)
+
     def test_an_end_of_repetitions_that_is_no_moment(self):
         for wrong in ("soon", "2030-02-30", 60, MINUTE):
             with self.subTest(wrong):

@@ -23,6 +23,8 @@ class AppSettingsTests(SimpleTestCase):
             "BACKGROUND_TASK_START_TIMEOUT": 60.0,
             "BACKGROUND_TASK_LEASE": 30.0,
             "BACKGROUND_TASK_OVERRIDES": {},
+            "BACKGROUND_TASK_REPEAT_TIMEZONE": None,
+            "BACKGROUND_TASK_REPEAT_AFTER_FAILURE": False,
             "workers": 1,
         }
         for name, default in defaults.items():

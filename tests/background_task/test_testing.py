@@ -106,6 +106,19 @@ class RunDueTasksMixin:
         self.assertEqual(run_due_tasks(), 1)
         self.assertEqual(run_due_tasks(until=in_seconds(3 * Task.HOURLY)), 3)
 
+    @override_settings(MAX_ATTEMPTS=1, BACKGROUND_TASK_REPEAT_AFTER_FAILURE=True)
+    def test_a_repeating_task_goes_on_after_a_failure_if_it_is_to(self):
+        task = app_tasks.fail("a bad day", repeat=Task.HOURLY)
+
+        for _ in range(2):
+            with self.assertRaises(ValueError):
+                run_due_tasks(until=task.run_at + timedelta(hours=1))
+
+        self.assertEqual(run_due_tasks(until=task.run_at + timedelta(hours=1)), 0)
+        following = Task.objects.get()
+        self.assertEqual(following.run_at, task.run_at + timedelta(hours=2))
+        self.assertEqual(following.attempts, 0)
+
     def test_the_error_of_a_task_is_raised_after_it_was_recorded(self):
         app_tasks.fail("a bad day")
 

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from background_task import books, wakeups
 from background_task.models import Task
+from background_task.served import Served
 
 from .tools import make_claimed_task, make_task
 
@@ -36,7 +37,10 @@ def bulk_create():
 class ListenerTests(TransactionTestCase):
     def listen(self, *queues):
         """Return a listener on this connection that has heard of all until now."""
-        listener = wakeups.listener(connection, queues)
+        return self.listen_to(Served(frozenset(queues)))
+
+    def listen_to(self, served):
+        listener = wakeups.listener(connection, served.__contains__)
         connection.ensure_connection()
         listener.prepare(connection)
         self.addCleanup(connection.close)
@@ -74,6 +78,14 @@ class PostgreSQLTests(ListenerTests):
 
         self.assert_hears(listener, lambda: make_task("job", queue="mail"))
         self.assert_hears(listener, lambda: make_task("job", queue="other"), False)
+        self.assert_hears(listener, lambda: make_task("job"), False)
+
+    def test_it_does_not_hear_of_excluded_queues(self):
+        served = Served(excluded=frozenset({"mail", None}))
+        listener = self.listen_to(served)
+
+        self.assert_hears(listener, lambda: make_task("job", queue="other"))
+        self.assert_hears(listener, lambda: make_task("job", queue="mail"), False)
         self.assert_hears(listener, lambda: make_task("job"), False)
 
     def test_it_hears_what_comes_with_an_answer(self):

@@ -1,15 +1,21 @@
 """The small language of these tests."""
 
+import sys
+import tempfile
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 from django.apps import apps
 from django.db import connection, models
+from django.test import modify_settings
 from django.utils import timezone
 
-from background_task import signals
+from background_task import names, redaction, signals
 from background_task.books import Claim
 from background_task.models import Runner, Task
+
+KNOWN = "tests.app.tasks.note"  # what the project registers
 
 
 def make_task(name="app.tasks.job", args=(), kwargs=None, **columns):
@@ -40,6 +46,54 @@ def make_runner(id="a-runner", trusted_for=timedelta(seconds=30)):
         started_at=now,
         trusted_until=now + trusted_for,
     )
+
+
+# Moments that the database holds and Python does not.
+UNREADABLE = {
+    "postgresql": ["-infinity", "infinity", "12345-01-01 00:00:00+00"],
+    "mysql": ["0000-00-00 00:00:00"],
+    "sqlite": ["2020-13-45 25:00:00"],
+}[connection.vendor]
+
+
+def locked(task, by="r"):
+    """Have a runner hold a task."""
+    Task.objects.filter(pk=task.pk).update(locked_by=by, locked_at=timezone.now())
+    task.refresh_from_db()
+    return task
+
+
+def make_unreadable(row, column="repeat_until", moment=UNREADABLE[0]):
+    """Write such a moment."""
+    update = f"UPDATE {row._meta.db_table} SET {column} = %s WHERE id = %s"
+    with connection.cursor() as cursor:
+        if connection.vendor == "mysql":  # which has to be lenient for it
+            cursor.execute("SET @mode = @@sql_mode, SESSION sql_mode = ''")
+        cursor.execute(update, [moment, row.pk])
+        if connection.vendor == "mysql":
+            cursor.execute("SET SESSION sql_mode = @mode")
+
+
+@contextmanager
+def half_an_app():
+    """Have the project have an app meanwhile whose tasks cannot be imported."""
+    known = names.failure, redaction._discover
+    with tempfile.TemporaryDirectory() as folder:
+        app = Path(folder, "half_an_app")
+        app.mkdir()
+        (app / "__init__.py").touch()
+        (app / "tasks.py").write_text("import no_such_module")
+        sys.path.insert(0, folder)
+        try:
+            with modify_settings(INSTALLED_APPS={"append": "half_an_app"}):
+                for asked in known:
+                    asked.cache_clear()
+                yield
+        finally:
+            sys.path.remove(folder)
+            sys.modules.pop("half_an_app", None)
+            for asked in known:
+                asked.cache_clear()
 
 
 SIGNALS = {
@@ -107,3 +161,12 @@ def model_pointing_at_tasks(on_delete, **options):
             editor.delete_model(Loan)
         apps.all_models["app"].pop("loan")
         apps.clear_cache()
+
+
+def inserts(rows):
+    """Return how many statements so many new rows cost beyond the first one.
+
+    0 where the database tells the keys of many; MySQL tells one at a time.
+    """
+    knows_keys = connection.features.can_return_rows_from_bulk_insert
+    return 0 if knows_keys else rows

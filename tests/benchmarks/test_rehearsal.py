@@ -44,14 +44,24 @@ def test_a_run_is_written_into_its_part_of_the_page_and_not_measured_twice(tmp_p
     page = (tmp_path / "page.md").read_text()
     assert "error" not in said, said
     assert "could not be measured" not in page, page
-    assert re.search(r"^\| this package, template \|.* SQLite \| [0-9.]+ ", page, re.M)
-    assert re.search(r"^\| SQLite \| locked, .*\| [0-9.]+ \|$", page, re.M)
+    assert re.search(r"^\| this package, template \|.* SQLite \| [0-9.,]+ ", page, re.M)
+    assert re.search(r"^\| SQLite \| locked, .*\| [0-9.,]+ \|$", page, re.M)
     assert "| idle CPU, of a core, SQLite | 3 % or less |" in page
     assert "| idle CPU, of a core, PostgreSQL | 0.5 % or less | - | not" in page
     assert "round 1" in said
     assert "round 1" not in resumed
     assert "<svg" in (tmp_path / "page.svg").read_text()
     assert '"idle_cpu"' in (tmp_path / "page-speed.jsonl").read_text()
+
+
+def test_every_page_and_the_metrics_are_measured(tmp_path):
+    said = rehearse("pages", tmp_path, "--databases", "sqlite")
+
+    page = (tmp_path / "page.md").read_text()
+    assert "error" not in said, said
+    names = "list of tasks", "a completed task", "dashboard, nothing kept", "/metrics"
+    for name in names:
+        assert re.search(rf"^\| {name} \| [0-9.,]+ \|", page, re.M), page
 
 
 def test_what_could_not_be_measured_is_told_with_the_reason(tmp_path):

@@ -24,9 +24,16 @@ def main():
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--tasks", type=int, help="default: twenty for each second")
     parser.add_argument("--supervisors", type=int, default=2)
+    parser.add_argument(
+        "--hosts",
+        action="store_true",
+        help="each supervisor in a pid namespace of its own, as on another machine",
+    )
     parser.add_argument("--pace", type=float, default=1.0, help="seconds per fault")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
+    if options.hosts and options.database == "sqlite":
+        parser.error("hosts of their own can't share a file: use another database")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Broken off"))
     django.setup()
     from .run import Plan, carry_out
@@ -40,6 +47,7 @@ def main():
             tasks=options.tasks or round(seconds * 20),
             supervisors=options.supervisors,
             pace=options.pace,
+            apart=options.hosts,
         )
     )
     print(verdict, end="")

@@ -4,10 +4,22 @@ The journal is what tasks have written of themselves, outside of the database. T
 ledger is what the database has seen of the rows' locks: a trigger has written it.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
+
+# What may have a claim lost, or its process crash, before anything of it ran.
+_OUTAGES = {"blackhole", "delay", "refuse", "cut", "cut in commit"}
+_OUTAGES |= {"stop fast", "stop immediate", "disk full"}
+_LOSES = _OUTAGES | {"kill supervisor", "freeze supervisor"}
+_LOSES |= {"kill bookkeeper", "freeze bookkeeper"}
+_CRASHES = {"kill task", "kill launcher", "freeze launcher"}
+# Seconds, the lease: whose own has run out is swept a while after a fault, and
+# a bookkeeper that was killed may be replaced too late for it.
+_AFTERMATH = 3.0
+_CLOCKS = 0.02  # seconds by which the clocks of a row and of the journal may differ
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,7 @@ class Lock:
     old_attempts: int
     new_attempts: int
     claim: str  # of the lock that began, or ended
+    at: float  # seconds since boot
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class Ended:
     label: str
     attempts: int
     failed: bool
+    at: float  # seconds since boot
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,33 @@ class Recorded:
     number: int
     outcome: str
     runner: str
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What the nemesis has done, to a host by its number, or to all (None)."""
+
+    kind: str
+    host: int | None
+    since: float  # seconds since boot
+    until: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Where a runner was, and since when it was registered."""
+
+    host: int
+    since: float  # seconds since boot
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What is known of a chain of repeats beforehand."""
+
+    most: int  # links
+    every: float  # seconds
+    until: float  # seconds since boot
 
 
 @dataclass
@@ -68,9 +109,10 @@ class Evidence:
     locked: list[int] = field(default_factory=list)
     runners: list[str] = field(default_factory=list)  # rows
     processes: list[str] = field(default_factory=list)
-    killed: set[str] = field(default_factory=set)  # runners that the nemesis killed
+    runners_seen: dict[str, Seen] = field(default_factory=dict)
+    strikes: list[Strike] = field(default_factory=list)
     most: dict[str, int] = field(default_factory=dict)  # attempts, by kind of label
-    chains: dict[str, int] = field(default_factory=dict)  # how many links there are
+    chains: dict[str, Chain] = field(default_factory=dict)  # by label
 
 
 def violations(evidence: Evidence) -> list[str]:
@@ -151,40 +193,75 @@ def _unaccounted_claims(evidence: Evidence) -> Iterable[str]:
 
 
 def _claims_that_never_began(evidence: Evidence) -> Iterable[str]:
-    """Each is a release, or a loss by what the nemesis has done."""
+    """Each is a release, or a loss by what the nemesis has done to its host."""
+    for claim, reason in explanations(evidence):
+        if not reason:
+            yield f"never began: {claim}; and nothing had befallen its runner"
+
+
+def explanations(evidence: Evidence) -> Iterable[tuple[str, str]]:
+    """Yield each claim that never began, and why: nothing if nobody can tell."""
     begun = {line.claim for line in evidence.journal}
     begun_tries = {(line.task, line.attempt) for line in evidence.journal}
-    given_back = {
-        lock.claim
-        for lock in evidence.locks
-        if lock.new is None and lock.old_attempts == lock.new_attempts
-    }
-    unbegun: dict[int, list[Lock]] = defaultdict(list)
-    for lock in evidence.locks:
-        if lock.new is not None and lock.claim not in begun | given_back:
-            unbegun[lock.task].append(lock)
-    explained: dict[int, list[Recorded]] = defaultdict(list)
+    unbegun_tries: dict[tuple[int, str], list[Recorded]] = defaultdict(list)
     for one in evidence.attempts:
-        killed = one.outcome == "Lost" and one.runner in evidence.killed
-        never = (one.task, one.number) not in begun_tries
-        if never and (killed or one.outcome == "Crashed"):
-            explained[one.task].append(one)
-    for task, locks in unbegun.items():
-        if len(locks) > len(explained[task]):
-            names = ", ".join(lock.claim for lock in locks)
-            yield f"never began: {names}; and nobody was killed for it"
+        if (one.task, one.number) not in begun_tries:
+            unbegun_tries[one.task, one.runner].append(one)
+    ends = {lock.claim: lock for lock in evidence.locks if lock.new is None}
+    for lock in evidence.locks:
+        if lock.new is None or lock.claim in begun:
+            continue
+        end = ends.get(lock.claim)
+        if end is not None and end.old_attempts == end.new_attempts:
+            yield lock.claim, "given back"
+            continue
+        tries = unbegun_tries[lock.task, lock.new]
+        until = math.inf if end is None else end.at
+        yield lock.claim, _why(evidence, lock, until, tries.pop(0) if tries else None)
+
+
+def _why(evidence: Evidence, lock: Lock, until: float, one: Recorded | None) -> str:
+    """Name what befell a claim that was lost, or whose process crashed, unbegun."""
+    kinds = {"Lost": _LOSES, "Crashed": _CRASHES}.get(one.outcome, ()) if one else ()
+    runner = evidence.runners_seen.get(lock.new or "")
+    for strike in evidence.strikes:
+        if runner is None or strike.kind not in kinds:
+            continue
+        befell = strike.host in (None, runner.host) and runner.since <= strike.until
+        # The bookkeeper of one that is killed may claim once more.
+        is_final = strike.kind == "kill supervisor"
+        over = math.inf if is_final else strike.until + _AFTERMATH
+        if befell and strike.since <= until and over >= lock.at:
+            return f"{one.outcome if one else ''} by {strike.kind}"
+    return ""
 
 
 def _broken_chains(evidence: Evidence) -> Iterable[str]:
-    """A chain of repeats has neither gap nor fork: one link after the other."""
-    links = Counter(
-        one.label for one in evidence.completed if one.label in evidence.chains
-    )
-    for label, wanted in evidence.chains.items():
-        if not links[label]:
+    """A chain of repeats has neither gap nor fork: one link after the other.
+
+    The next link is due after the last has ended, and no later than a period after.
+    """
+    links: dict[str, list[Ended]] = defaultdict(list)
+    for one in evidence.completed:
+        if one.label in evidence.chains:
+            links[one.label].append(one)
+    begun: dict[int, float] = {}
+    for line in evidence.journal:
+        begun[line.task] = min(line.at, begun.get(line.task, line.at))
+    for label, chain in evidence.chains.items():
+        ended = sorted(links[label], key=lambda one: one.at)
+        if len(ended) > chain.most:
+            yield f"chain: {label} has {len(ended)} links, of {chain.most}: a fork"
+        if not ended:
             yield f"chain: {label} never ran"
-        if links[label] > wanted:
-            yield f"chain: {label} has {links[label]} links, of {wanted}: a fork"
+        elif ended[-1].at + chain.every < chain.until:
+            yield f"chain: {label} ended after {len(ended)} links: a gap"
+        for one, other in pairwise(ended):
+            if begun.get(other.task, math.inf) < one.at - _CLOCKS:
+                yield (
+                    f"chain: {label}: task {other.task} began before task {one.task} "
+                    "had ended: a fork"
+                )
 
 
 def _left_behind(evidence: Evidence) -> Iterable[str]:

@@ -10,6 +10,14 @@ import time
 _CHUNK = 65_536
 
 
+def upstream(settings):
+    """Return where the database of these settings listens, as a `Proxy` takes it."""
+    host, port = settings.get("HOST", ""), settings.get("PORT")
+    if host.startswith("/"):  # a folder with PostgreSQL's socket
+        return f"{host}/.s.PGSQL.{port or 5432}"
+    return int(port or (3306 if settings["ENGINE"].endswith("mysql") else 5432))
+
+
 class Proxy:
     """Hands everything on, unless it is told to do worse. Threads, one for each way."""
 
@@ -22,7 +30,10 @@ class Proxy:
         self._lock = threading.Lock()
         self._closing = False
         self.refuses = self.blackholes = self.cuts_commits = False
+        self.strands_commits = False
+        self.blackholes_at_commit = False  # which is not handed on
         self.delay = 0.0  # seconds, for every piece
+        self._stranded = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -30,6 +41,7 @@ class Proxy:
         """Hand everything on again; what was blackholed is cut, and comes back anew."""
         was_black, self.blackholes = self.blackholes, False
         self.refuses = self.cuts_commits = False
+        self.strands_commits = self.blackholes_at_commit = False
         self.delay = 0.0
         if was_black:
             self.cut()
@@ -47,6 +59,8 @@ class Proxy:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
+        for far in self._stranded:
+            far.close()
         for thread in self._threads:
             thread.join(10)
 
@@ -96,6 +110,13 @@ class Proxy:
                         return
                     if self.delay:
                         time.sleep(random.uniform(0, self.delay))
+                    if one is near and self.strands_commits and b"COMMIT" in data:
+                        # It is lost, and the server does not hear that we are.
+                        self._stranded.append(far)
+                        return
+                    if one is near and self.blackholes_at_commit and b"COMMIT" in data:
+                        self.blackholes = True  # the transaction stays open
+                        break
                     (far if one is near else near).sendall(data)
                     if one is near and self.cuts_commits and b"COMMIT" in data:
                         return  # it is done, and nobody is told
@@ -107,7 +128,7 @@ class Proxy:
     def _end(self, pair):
         with self._lock:
             self._pairs.discard(pair)
-        for one in pair:
+        for one in set(pair).difference(self._stranded):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()

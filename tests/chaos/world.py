@@ -1,65 +1,85 @@
-"""The world that the nemesis has to itself: databases, supervisors, a journal."""
+"""What the nemesis has to itself: databases, a ledger, what is left behind."""
 
 import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
-import uuid
 import warnings
 from pathlib import Path
 
-import psutil
 from django.db import connections
 from django.db.utils import ConnectionHandler
 
 from background_task.models import Attempt, CompletedTask, Runner, Task
 from tests.databases import settings_from_url
-from tests.integration.tools import SUPERVISED, title_of
 
 from . import checker
-from .proxy import Proxy
 
-ROOT = Path(__file__).parents[2]
 LEDGER = "chaos_ledger"
-MARIADB = "mysql://root@127.0.0.1:3306/background_task_chaos"
+_DISK = "64m"
+MARIADB = "mysql://root@127.0.0.1:3306/background_task"
 
+PEOPLE = "chaos_runners"
 _COLUMNS = "task_id, old_by, new_by, old_attempts, new_attempts, old_at, new_at"
 _VALUES = (
     "OLD.id, OLD.locked_by, NEW.locked_by, OLD.attempts, NEW.attempts, "
     "OLD.locked_at, NEW.locked_at"
 )
+_NOTE = f"INSERT INTO {LEDGER} ({_COLUMNS}, noted) VALUES ({_VALUES}, %s)"
+_NAME = f"INSERT INTO {PEOPLE} VALUES (NEW.id, NEW.place, NEW.pid, %s)"
+_NOW = {
+    "postgresql": "extract(epoch from clock_timestamp())",
+    "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
+    "mysql": "UNIX_TIMESTAMP(SYSDATE(6))",
+}
+_LINES = (
+    f"CREATE TABLE {LEDGER} (n {{key}}, task_id bigint, old_by varchar(64), "
+    "new_by varchar(64), old_attempts int, new_attempts int, old_at {moment}, "
+    "new_at {moment}, noted double precision)"
+)
+_NAMES = (
+    f"CREATE TABLE {PEOPLE} (runner varchar(64), place varchar(255), pid int, "
+    "noted double precision)"
+)
 # Written by the database itself: nothing of ours could forget it.
 _LEDGER = {
     "postgresql": [
-        f"CREATE TABLE {LEDGER} (n bigserial PRIMARY KEY, task_id bigint, old_by text, "
-        "new_by text, old_attempts int, new_attempts int, old_at timestamptz, "
-        "new_at timestamptz)",
+        _LINES.format(key="bigserial PRIMARY KEY", moment="timestamptz"),
+        _NAMES,
         "CREATE FUNCTION chaos_note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "IF OLD.locked_by IS DISTINCT FROM NEW.locked_by THEN "
-        f"INSERT INTO {LEDGER} ({_COLUMNS}) VALUES ({_VALUES}); END IF; "
-        "RETURN NULL; END $$",
+        + _NOTE % _NOW["postgresql"]
+        + "; END IF; RETURN NULL; END $$",
         "CREATE TRIGGER chaos_note AFTER UPDATE ON background_task "
         "FOR EACH ROW EXECUTE FUNCTION chaos_note()",
+        "CREATE FUNCTION chaos_name() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        + _NAME % _NOW["postgresql"]
+        + "; RETURN NULL; END $$",
+        "CREATE TRIGGER chaos_name AFTER INSERT ON background_task_runner "
+        "FOR EACH ROW EXECUTE FUNCTION chaos_name()",
     ],
     "sqlite": [
-        f"CREATE TABLE {LEDGER} (n integer PRIMARY KEY, task_id int, old_by text, "
-        "new_by text, old_attempts int, new_attempts int, old_at text, new_at text)",
+        _LINES.format(key="integer PRIMARY KEY", moment="text"),
+        _NAMES,
         "CREATE TRIGGER chaos_note AFTER UPDATE ON background_task "
         "WHEN OLD.locked_by IS NOT NEW.locked_by BEGIN "
-        f"INSERT INTO {LEDGER} ({_COLUMNS}) VALUES ({_VALUES}); END",
+        + _NOTE % _NOW["sqlite"]
+        + "; END",
+        "CREATE TRIGGER chaos_name AFTER INSERT ON background_task_runner "
+        f"BEGIN {_NAME % _NOW['sqlite']}; END",
     ],
     "mysql": [
-        f"CREATE TABLE {LEDGER} (n bigint AUTO_INCREMENT PRIMARY KEY, task_id bigint, "
-        "old_by text, new_by text, old_attempts int, new_attempts int, "
-        "old_at datetime(6), new_at datetime(6))",
+        _LINES.format(key="bigint AUTO_INCREMENT PRIMARY KEY", moment="datetime(6)"),
+        _NAMES,
         "CREATE TRIGGER chaos_note AFTER UPDATE ON background_task FOR EACH ROW "
         "IF NOT (OLD.locked_by <=> NEW.locked_by) THEN "
-        f"INSERT INTO {LEDGER} ({_COLUMNS}) VALUES ({_VALUES}); END IF",
+        + _NOTE % _NOW["mysql"]
+        + "; END IF",
+        "CREATE TRIGGER chaos_name AFTER INSERT ON background_task_runner "
+        f"FOR EACH ROW {_NAME % _NOW['mysql']}",
     ],
 }
 
@@ -78,12 +98,16 @@ def default_database(settings):
 
 @contextlib.contextmanager
 def database(name, folder):
-    """Have a database of one's own; yield its settings, and its server if there is."""
+    """Have a database of one's own; yield its settings, and what can be broken of it.
+
+    That is a server, or a small disk that holds a file; or nothing.
+    """
     if name == "sqlite":
-        yield _sqlite(folder), None
+        with small_disk(folder / "disk") as disk:
+            yield _sqlite(folder / "disk"), disk
     elif name == "mariadb":
         settings = settings_from_url(os.environ.get("MARIADB_URL", MARIADB))
-        settings["NAME"] = "background_task_chaos"
+        settings["NAME"] = f"{settings['NAME']}_chaos"
         _recreate_mysql(settings)
         yield settings, None
     else:
@@ -107,6 +131,39 @@ def _sqlite(folder):
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         },
     }
+
+
+class SmallDisk:
+    """A filesystem of its own that can be filled to the last byte."""
+
+    def __init__(self, path):
+        self._filler = path / "filler"
+
+    def fill(self):
+        with self._filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(1024**2)):
+                pass
+        with self._filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(512)):
+                pass
+
+    def clear(self):
+        self._filler.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def small_disk(path):
+    """Yield a SmallDisk at this path; None where nothing may be mounted."""
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "chaos", str(path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        print("NOT TESTED: a full disk, since a tmpfs may not be mounted here")
+        yield None
+        return
+    try:
+        yield SmallDisk(path)
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def _recreate_mysql(settings):
@@ -133,107 +190,16 @@ def keep_ledger():
             cursor.execute(statement)
 
 
-class Supervisors:
-    """Some `process_tasks` at work, each of which is started again when it is gone."""
+def evidence(folder, hosts, **known):
+    """Gather all that a run has left behind, for the checker; `known` goes with it.
 
-    def __init__(self, number, settings, folder, options, lease):
-        """`settings` are the database's, as the supervisors see it."""
-        self._folder = folder
-        self._command = [
-            *(sys.executable, "-m", "tests.integration.run_process_tasks"),
-            *map(str, options),
-        ]
-        self._mark = uuid.uuid4().hex
-        names = ("NAME", "HOST", "PORT", "USER", "PASSWORD")
-        where = {name: str(settings.get(name, "")) for name in names}
-        test_settings = {
-            "BACKGROUND_TASK_LEASE": lease,
-            "BACKGROUND_TASK_GRACE": 0.5,
-            "BACKGROUND_TASK_DRAIN_TIMEOUT": 1.0,
-            "LOGGING": {"version": 1},
-        }
-        scheme = {
-            "django.db.backends.postgresql": "postgresql://",
-            "django.db.backends.mysql": "mysql://",
-        }
-        self._environment = os.environ | {
-            SUPERVISED: self._mark,
-            "TEST_DATABASE_URL": scheme.get(settings["ENGINE"], "sqlite://"),
-            "TEST_FOLDER": str(folder),
-            "TEST_DATABASES": json.dumps({"default": where}),
-            "TEST_SETTINGS": ";".join(
-                f"{key}={json.dumps(value)}" for key, value in test_settings.items()
-            ),
-        }
-        self._logs = 0
-        self.alive = [self._start() for _ in range(number)]
-
-    def _start(self):
-        self._logs += 1
-        with (self._folder / f"supervisor-{self._logs}.log").open("wb") as log:
-            return subprocess.Popen(
-                self._command,
-                cwd=ROOT,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    def revive(self):
-        """Start those again that are gone."""
-        for number, process in enumerate(self.alive):
-            if process.poll() is not None:
-                self.alive[number] = self._start()
-
-    def processes(self):
-        """Return every living process of theirs, with its title."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(SUPERVISED) == self._mark:
-                    found.append((process, title_of(process)))
-        return found
-
-    def close(self, patience=60.0):
-        """Ask them to stop, and kill what has not within so many seconds."""
-        for process in self.alive:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        give_up_at = time.monotonic() + patience
-        for process in self.alive:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.1, give_up_at - time.monotonic()))
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-
-    def end(self):
-        """Stop them and leave nothing, not what is frozen when a run is broken off."""
-        self.close()
-        for process, _ in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
-
-def evidence(folder, enqueued, most, chains, killed, processes):
-    """Gather all that a run has left behind, for the checker."""
-    lines = []
-    path = folder / "journal"
-    if path.exists():
-        with path.open() as file:
-            for text in file:
-                event, label, task, attempt, claim, pid, at = text.split()
-                known = int(task), int(attempt), _normal(claim), int(pid), float(at)
-                lines.append(checker.Line(event, label, *known))
+    All moments are seconds since boot, as in the journal.
+    """
+    boot = time.time() - now()
     return checker.Evidence(
-        enqueued=enqueued,
-        journal=lines,
-        locks=list(_locks()),
-        completed=[
-            checker.Ended(one.task_id, one.params_label(), one.attempts, one.failed)
-            for one in _completed()
-        ],
+        journal=list(journal(folder / "journal")),
+        locks=list(_locks(boot)),
+        completed=[_ended(row, boot) for row in CompletedTask.objects.iterator()],
         attempts=[
             checker.Recorded(*values)
             for values in Attempt.objects.values_list(
@@ -243,37 +209,55 @@ def evidence(folder, enqueued, most, chains, killed, processes):
         left=list(Task.objects.values_list("pk", flat=True)),
         locked=list(Task.objects.exclude(locked_by=None).values_list("pk", flat=True)),
         runners=[str(runner) for runner in Runner.objects.all()],
-        processes=processes,
-        killed=killed,
-        most=most,
-        chains=chains,
+        processes=[title for _, title, _ in hosts.processes()],
+        runners_seen=_runners_seen(hosts, boot),
+        **known,
     )
 
 
-class _Completed:
-    def __init__(self, row):
-        self.task_id, self.attempts = row.task_id, row.attempts
-        self.failed = row.failed_at is not None
-        self._params = row.task_params
-
-    def params_label(self):
-        return json.loads(self._params)[0][1]
+def now():
+    """Return the moment, as the journal has it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _completed():
-    return map(_Completed, CompletedTask.objects.iterator())
+def journal(path):
+    """Yield the lines that tasks have written."""
+    if not path.exists():
+        return
+    with path.open() as file:
+        for text in file:
+            event, label, task, attempt, claim, pid, at = text.split()
+            known = int(task), int(attempt), _normal(claim), int(pid), float(at)
+            yield checker.Line(event, label, *known)
 
 
-def _locks():
+def _ended(row, boot):
+    """A completed row: its run_at is when it ended, as in 1.2.8."""
+    label, failed = json.loads(row.task_params)[0][1], row.failed_at is not None
+    at = row.run_at.timestamp() - boot
+    return checker.Ended(row.task_id, label, row.attempts, failed, at)
+
+
+def _runners_seen(hosts, boot):
+    """Return on which host each runner was, and since when."""
+    with connections["default"].cursor() as cursor:
+        cursor.execute(f"SELECT runner, place, pid, noted FROM {PEOPLE}")
+        rows = cursor.fetchall()
+    return {
+        runner: checker.Seen(hosts.of(place, pid).number, noted - boot)
+        for runner, place, pid, noted in rows
+    }
+
+
+def _locks(boot):
     """Return the ledger; a claim is called as the supervisor calls it."""
     with connections["default"].cursor() as cursor:
-        cursor.execute(f"SELECT {_COLUMNS} FROM {LEDGER} ORDER BY n")
+        cursor.execute(f"SELECT {_COLUMNS}, noted FROM {LEDGER} ORDER BY n")
         rows = cursor.fetchall()
-    for task, old, new, old_attempts, new_attempts, old_at, new_at in rows:
-        at = new_at if new is not None else old_at
-        yield checker.Lock(
-            task, old, new, old_attempts, new_attempts, _claim_text(task, at)
-        )
+    for task, old, new, old_attempts, new_attempts, old_at, new_at, noted in rows:
+        claim = _claim_text(task, new_at if new is not None else old_at)
+        attempts = old_attempts, new_attempts
+        yield checker.Lock(task, old, new, *attempts, claim, noted - boot)
 
 
 def _claim_text(task, at):
@@ -292,15 +276,3 @@ def a_folder():
 
 def remove(folder):
     shutil.rmtree(folder, ignore_errors=True)
-
-
-__all__ = [
-    "Proxy",
-    "Supervisors",
-    "a_folder",
-    "database",
-    "default_database",
-    "evidence",
-    "keep_ledger",
-    "remove",
-]

@@ -11,7 +11,12 @@ import sys
 from django.conf import settings
 from django.core.management import execute_from_command_line
 
-if __name__ == "__main__":
+
+def run(*arguments):
     for alias, where in json.loads(os.environ["TEST_DATABASES"]).items():
         settings.DATABASES[alias].update(where)
-    execute_from_command_line(["manage.py", "process_tasks", *sys.argv[1:]])
+    execute_from_command_line(["manage.py", *arguments])
+
+
+if __name__ == "__main__":
+    run("process_tasks", *sys.argv[1:])

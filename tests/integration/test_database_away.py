@@ -17,6 +17,7 @@ from tests.app import misbehaving
 from tests.chaos.world import default_database
 from tests.databases import settings_from_url
 
+from .test_probes import answers, ask, port_of, probe, sample
 from .tools import (
     Journal,
     attempted,
@@ -134,6 +135,39 @@ class DatabaseAwayTests(unittest.TestCase):
         stopped, _ = self.survive(self.server.freeze, self.server.thaw)
 
         note("over its limit while the database hung", stopped)
+
+    def test_probes_tell_of_an_outage_and_call_it_no_death(self):
+        beat = f"{self.journal}.beat"
+        options = ("--probe-port=0", "--heartbeat-file", beat, "--sleep", 1)
+        with supervised(*options) as runner:
+            port = port_of(runner)
+            answers(port, "/readyz", 200)
+            wait_until(lambda: sample(port, "database_up") == 1)
+            for leave, come_back in (
+                (self.server.stop, self.server.start),
+                (self.server.freeze, self.server.thaw),
+            ):
+                self.addCleanup(come_back)
+                leave()
+                not_ready = answers(port, "/readyz", 503)
+                by_file = probe(beat, "--ready")
+                wait_until(lambda: sample(port, "database_up") == 0)
+                depth = sample(port, "queue_depth", queue="")
+                slots = sample(port, "slots", state="free")
+                alive = ask(port, "/livez")[0], probe(beat)[0]
+                come_back()
+                answers(port, "/readyz", 200)
+                wait_until(lambda: sample(port, "queue_depth", queue="") == 0)
+
+                self.assertIn("the queue is unavailable", not_ready)
+                self.assertEqual(by_file[0], 1)
+                self.assertIn("the queue is unavailable", by_file[1])
+                self.assertEqual((alive, depth, slots), ((200, 0), None, 1))
+            errors = sample(port, "claim_errors_total")
+            status = stop(runner)
+
+        self.assertGreater(errors, 0)
+        self.assertEqual(status, 0)
 
     def test_a_runner_that_cannot_renew_stops_its_tasks_before_its_lease_ends(self):
         self.addCleanup(self.server.thaw)

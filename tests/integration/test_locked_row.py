@@ -6,7 +6,7 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from background_task.models import Task
+from background_task.models import Control, Task
 from tests.app import misbehaving
 
 from .tools import (
@@ -53,6 +53,52 @@ class LockedRowTests(LifecycleTestCase):
         self.assertNotIn("is unavailable", output)
         self.assertNotIn("it is replaced", output)
         self.assertEqual(self.journal.ended().count("claimed meanwhile"), 1)
+        self.assertEqual(status, 0)
+
+    def test_one_that_is_to_be_stopped_keeps_no_other_from_being_cancelled(self):
+        never = timezone.now().replace(year=2100)
+        locked, other = (
+            misbehaving.work(str(self.journal), label, schedule=never)
+            for label in ("locked", "other")
+        )
+        for task in (locked, other):
+            Control.objects.create(verb="stop", target=task.pk, by="ann", at=never)
+
+        with transaction.atomic():
+            self.lock(locked)
+            with supervised("--workers", 2) as runner:
+                completed(other)
+                still = row(locked)
+                status = stop(runner)
+
+        self.assertEqual(still.failed_at, None)
+        self.assertEqual(Control.objects.get().target, str(locked.pk))
+        self.assertEqual(status, 0)
+
+    def test_where_orders_stand_is_locked_and_all_goes_on(self):
+        """As while its table is altered; for longer than a bookkeeper may be silent."""
+        table = connection.ops.quote_name(Control._meta.db_table)
+        lock, unlock = {
+            "postgresql": (f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE", "COMMIT"),
+            "mysql": (f"LOCK TABLES {table} WRITE", "UNLOCK TABLES"),
+        }[connection.vendor]
+        other = connection.copy("other")
+        self.addCleanup(other.close)
+        unread = "What people ask for could not be read now: a row is in use"
+        settings = {"BACKGROUND_TASK_LEASE": 12}  # a third of it is the longest wait
+        with supervised("--workers", 2, settings=settings) as runner:
+            completed(misbehaving.work(str(self.journal), "before"))
+            other.set_autocommit(False)
+            with other.cursor() as cursor:
+                cursor.execute(lock)
+                while runner.output.count(unread) < 3:
+                    completed(misbehaving.work(str(self.journal), "meanwhile"))
+                cursor.execute(unlock)
+            status = stop(runner)
+            output = runner.output
+
+        self.assertNotIn("is unavailable", output)
+        self.assertNotIn("it is replaced", output)
         self.assertEqual(status, 0)
 
     def enqueue(self, label):

@@ -5,7 +5,7 @@ import pytest
 from background_task.models import CompletedTask
 from tests.app import misbehaving
 
-from .tools import LifecycleTestCase, completed, note, row, run_until_empty
+from .tools import LifecycleTestCase, completed, note, refused, row, run_until_empty
 
 
 class MemoryTests(LifecycleTestCase):
@@ -57,15 +57,22 @@ class MemoryTests(LifecycleTestCase):
     def test_what_can_never_fit_fails_for_good(self):
         task = misbehaving.work(str(self.journal), "giant")
 
+        overrides = {"tests.app.misbehaving.work": {"memory_limit": "800M"}}
         run_until_empty(
-            *("--memory-limit", "800M", "--memory-budget", "500M"),
-            *("--workers", "auto"),
+            *("--memory-budget", "500M", "--workers", "auto"),
+            settings={"BACKGROUND_TASK_OVERRIDES": overrides},
         )
 
         failed = completed(task)
         self.assertIsNotNone(failed.failed_at)
         self.assertIn("can never be had", failed.last_error)
         self.assertEqual(failed.attempts, 1)
+
+    def test_a_budget_that_is_less_than_what_a_task_may_hold_is_refused(self):
+        said = refused("--memory-limit", "200M", "--memory-budget", "100M")
+
+        self.assertIn("--memory-budget is 100 MiB", said)
+        self.assertIn("a task may hold 200 MiB (--memory-limit", said)
 
     def test_the_command_lines_limit_is_the_ceiling(self):
         task = misbehaving.hold_memory(600)

@@ -1,5 +1,6 @@
 """What `process_tasks` refuses, and what it is told to leave alone."""
 
+import json
 import os
 import signal
 from io import StringIO
@@ -127,6 +128,7 @@ class UnknownNameTests(LifecycleTestCase):
             self.assertEqual(output.count("WARNING"), 1, output)
             self.assertIn("left alone: shop.tasks.renamed", output)
             self.assertIn("After a deploy, restart process_tasks.", output)
+            self.assertIn("them: manage.py tasks_cancel --name NAME.", output)
             self.assertEqual((row(task).attempts, row(task).locked_by), (0, None))
 
     def test_a_task_that_falls_due_after_the_first_look_is_told_of_too(self):
@@ -204,11 +206,20 @@ class QueueTests(LifecycleTestCase):
     @skipUnless(connection.vendor == "sqlite", "SQLite alone has this option")
     def test_several_workers_on_sqlite_that_do_not_wait_are_warned_of(self):
         databases = effective_databases()
-        warning = 'Set "transaction_mode": "IMMEDIATE"'
+        warning = 'DATABASES["default"]["OPTIONS"] = '
 
-        self.assertIn(warning, run_until_empty("--workers", 2))
+        said = run_until_empty("--workers", 2)
+        given = json.loads(said.partition(warning)[2].partition("\n")[0])
+        self.assertEqual(
+            given,
+            {
+                "transaction_mode": "IMMEDIATE",
+                "timeout": 20,
+                "init_command": "PRAGMA journal_mode=WAL;",
+            },
+        )
         self.assertNotIn(warning, run_until_empty("--workers", 1))
-        databases["default"]["OPTIONS"] = {"transaction_mode": "IMMEDIATE"}
+        databases["default"]["OPTIONS"] = given
         said = run_until_empty("--workers", 2, databases=databases)
         self.assertNotIn(warning, said)
 

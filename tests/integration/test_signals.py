@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from background_task.models import CompletedTask, Task
+from background_task.models import CompletedTask, Control, Task
 from tests.app import misbehaving
 
 from .tools import LifecycleTestCase, attempted, completed, put, run_until_empty
@@ -107,6 +107,16 @@ class SignalTests(LifecycleTestCase):
         )
         failed = CompletedTask.objects.get()
         self.assertEqual((failed.attempts, failed.has_error()), (25, True))
+
+    def test_one_that_waits_and_is_stopped_is_announced(self):
+        task = misbehaving.fail("never", schedule=3600)
+        now = task.run_at
+        Control.objects.create(verb="stop", target=task.pk, by="ann", at=now)
+
+        run_until_empty(**self.how)
+
+        signals = [(one["signal"], one["task"]) for one in self.entries()]
+        self.assertIn(("task_failed", task.pk), signals)
 
     def test_a_task_that_was_deleted_while_it_ran_stays_so_and_nobody_is_told(self):
         for message in ("", "and it fails"):

@@ -1,13 +1,15 @@
 """A runner that is told to stop, and then told again."""
 
+import contextlib
 import signal
+import subprocess
 
 import pytest
 
 from background_task.models import Runner
 from tests.app import misbehaving
 
-from .tools import LifecycleTestCase, note, row, supervised
+from .tools import LifecycleTestCase, note, row, supervised, wait_until
 
 
 class StopTwiceTests(LifecycleTestCase):
@@ -57,3 +59,14 @@ class StopTwiceTests(LifecycleTestCase):
 
         self.assertEqual(status, 0)
         self.assertIsNone(row(task))
+
+    def test_no_signal_at_the_very_end_changes_the_exit_status(self):
+        with supervised() as runner:
+            wait_until(Runner.objects.exists, what="the runner is known")
+            while runner.process.poll() is None:
+                runner.signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    runner.process.wait(0.01)
+
+            self.assertEqual(runner.process.returncode, 0)
+        self.assertEqual(Runner.objects.count(), 0)

@@ -1,11 +1,11 @@
 """Rows that hold what Python can't read, as others may have written them."""
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from background_task.models import Task
 from tests.app import misbehaving
+from tests.background_task.tools import UNREADABLE, make_unreadable
 
 from .tools import (
     EVERYTHING,
@@ -16,24 +16,6 @@ from .tools import (
     supervised,
     wait_until,
 )
-
-# Moments that the database holds and Python does not.
-MOMENTS = {
-    "postgresql": ["-infinity", "infinity", "12345-01-01 00:00:00+00"],
-    "mysql": ["0000-00-00 00:00:00"],
-    "sqlite": ["2020-13-45 25:00:00"],
-}[connection.vendor]
-
-
-def write(task, column, moment):
-    with connection.cursor() as cursor:
-        if connection.vendor == "mysql":
-            cursor.execute("SET SESSION sql_mode = ''")
-        cursor.execute(
-            f"UPDATE background_task SET {column} = %s WHERE id = %s", [moment, task.pk]
-        )
-    if connection.vendor == "mysql":
-        connection.close()
 
 
 def error_of(task):
@@ -49,10 +31,10 @@ class UnreadableTests(LifecycleTestCase):
     def test_it_is_abandoned_and_stops_neither_the_start_nor_the_others(self):
         unreadable = []
         for column in ("run_at", "repeat_until"):
-            for moment in MOMENTS:
+            for moment in UNREADABLE:
                 if (column, moment) != ("run_at", "infinity"):
                     task = put("work", str(self.journal), f"{column} {moment}")
-                    write(task, column, moment)
+                    make_unreadable(task, column, moment)
                     unreadable.append((column, moment, task))
         healthy = misbehaving.work(str(self.journal), "healthy")
 
@@ -68,8 +50,8 @@ class UnreadableTests(LifecycleTestCase):
                 self.assertRegex(error_of(task), "^Its row can't be read: ")
 
     def test_what_is_planned_for_no_moment_of_ours_stops_nothing(self):
-        for moment in MOMENTS:
-            write(put("work", str(self.journal), "never"), "run_at", moment)
+        for moment in UNREADABLE:
+            make_unreadable(put("work", str(self.journal), "never"), "run_at", moment)
 
         with supervised("--sleep", 0.2, settings={"LOGGING": EVERYTHING}) as runner:
             for looks in (1, 3):
@@ -85,7 +67,7 @@ class UnreadableTests(LifecycleTestCase):
         healthy = put("work", str(self.journal), "healthy")
         Task.objects.update(locked_by="a ghost", locked_at=timezone.now())
         for task, column in zip(held, columns, strict=True):
-            write(task, column, MOMENTS[0])
+            make_unreadable(task, column)
 
         output = run_until_empty()
 

@@ -5,6 +5,8 @@ from tests.app import misbehaving
 
 from .tools import QUIET, LifecycleTestCase, run_until_empty
 
+MOMENT = r"\d{4}-\d\d-\d\d [\d:,]+"
+
 
 class VerbosityTests(LifecycleTestCase):
     def output(self, *options, settings=None):
@@ -20,7 +22,7 @@ class VerbosityTests(LifecycleTestCase):
         for way in ((), ("--in-process",)):
             output = self.output("-v", 0, *way)
 
-            self.assertTrue(output.startswith("Rescheduling task"), output)
+            self.assertRegex(output, rf"^{MOMENT} ERROR Rescheduling task")
             self.assertIn("ValueError: a bad day", output)
             self.assertEqual(output.count("Rescheduling"), 1)
 
@@ -29,7 +31,7 @@ class VerbosityTests(LifecycleTestCase):
             output = self.output(*options)
 
             self.assertTrue(output.startswith("django-background-tasks"), output)
-            self.assertIn("for 0:00:06 later", output)
+            self.assertRegex(output, rf"\n{MOMENT} WARNING .* for 0:00:06 later")
             self.assertNotIn("Ran task", output)
 
     def test_what_happens(self):

@@ -5,12 +5,15 @@ import time
 import pytest
 from django.test import override_settings
 
+from background_task.models import Runner
 from background_task.wakeups import notify
 from tests.app import misbehaving
 
 from .tools import EVERYTHING, LifecycleTestCase, completed, supervised, wait_until
 
 LOOKS_A_SECOND = 50
+LEASE = 6  # seconds; it is renewed at each third of it
+UNTIL_IT_LOOKS_SELDOM = 10  # looks, each 1.5 times as long after the last as that
 
 
 class WakeupTests(LifecycleTestCase):
@@ -34,3 +37,28 @@ class WakeupTests(LifecycleTestCase):
             looks = runner.output.count("Waiting for tasks")
 
         self.assertLess(looks, most)
+
+    @pytest.mark.postgresql
+    def test_one_in_vain_makes_one_look(self):
+        """As of a task that another runner has; what it finds itself has it look on."""
+        settings = {"LOGGING": EVERYTHING, "BACKGROUND_TASK_LEASE": LEASE}
+        with supervised("--sleep", 60, settings=settings) as runner:
+            wait_until(lambda: looks_of(runner) >= UNTIL_IT_LOOKS_SELDOM)
+            before = looks_of(runner)
+            notify(None, None)
+            wait_until(lambda: looks_of(runner) > before)
+            wait_for_renewals(2)
+            after = looks_of(runner)
+
+        self.assertLessEqual(after - before, 2)  # that, and one that was due
+
+
+def looks_of(runner):
+    return runner.output.count("Waiting for tasks")
+
+
+def wait_for_renewals(n):
+    """Wait until the one runner has renewed its lease so many times more."""
+    for _ in range(n):
+        former = Runner.objects.get().trusted_until
+        wait_until(lambda former=former: Runner.objects.get().trusted_until != former)

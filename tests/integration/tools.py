@@ -191,6 +191,41 @@ def refused(*options, **how):
         return runner.output
 
 
+@contextlib.contextmanager
+def commanding(*arguments, settings=None, databases=None):
+    """Have a `manage.py` command run meanwhile: its Popen, with pipes of text."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.run_command", *map(str, arguments)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background of a shell it would be deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        env=os.environ
+        | {
+            SUPERVISED: f"{SESSION} {uuid.uuid4().hex}",
+            "PYTHONWARNINGS": "error",
+            "TEST_SETTINGS": _as_text({**SETTINGS, **(settings or {})}),
+            "TEST_DATABASES": json.dumps(databases or effective_databases()),
+        },
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def command(*arguments, **how):
+    """Run a `manage.py` command to its end; return (status, stdout, stderr)."""
+    with commanding(*arguments, **how) as process:
+        out, err = process.communicate(timeout=60)
+    print(f"--- {' '.join(map(str, arguments))}: {process.returncode}\n{out}{err}---")
+    return process.returncode, out, err
+
+
 def effective_databases():
     """Return where the test session's databases really are."""
     names = ("NAME", "HOST", "PORT", "USER", "PASSWORD")

@@ -13,7 +13,13 @@ from pathlib import Path
 
 from background_task.supervisor.job import Job, Limits
 from background_task.supervisor.outcome import Lost, to_message
-from background_task.supervisor.queue import QueueUnavailable, QueueUnusable, Runner
+from background_task.supervisor.queue import (
+    Orders,
+    QueueBusy,
+    QueueUnavailable,
+    QueueUnusable,
+    Runner,
+)
 
 
 class MemoryQueue:
@@ -43,6 +49,7 @@ class MemoryQueue:
         self._uncommitted = None
         self._news = []
         self.avoided, self.only = [], None
+        self.pools = arguments.get("pools", [])
 
     def open(self, *, register):
         if self.unusable:
@@ -70,22 +77,29 @@ class MemoryQueue:
         self._write(event="renewed", runner=self.runner.id)
         return True
 
-    def claim(self, n, held):
+    def claim(self, wanted, held):
         self._catch_up()
         if self.runner.id in self.fenced:
             return []
-        return [self._claim(number) for number in self._due()[:n]]
+        due = [n for pool, most in wanted.items() for n in self._due([pool])[:most]]
+        return [self._claim(number) for number in due]
 
     def admit(self, avoided, only):
         self.avoided, self.only = avoided, only
 
-    def _due(self):
+    def _due(self, pools):
         gates = {number: Path(self.gates.get(str(number), "/")) for number in self.jobs}
         return [
             number
             for number in self.waiting
-            if gates[number].exists() and self._is_admitted(number)
+            if gates[number].exists()
+            and self._is_admitted(number)
+            and self._pool_of(number) in pools
         ]
+
+    def _pool_of(self, number):
+        queue = self.jobs[number].get("queue")
+        return queue if queue in self.pools else None
 
     def _is_admitted(self, number):
         name = self.jobs[number]["target"]
@@ -101,6 +115,7 @@ class MemoryQueue:
             target=job["target"],
             args=job.get("args", []),
             claim=claim,
+            queue=job.get("queue"),
             limits=Limits(**job.get("limits", {})),
         )
 
@@ -134,7 +149,7 @@ class MemoryQueue:
         number, _ = self.claims.get(claim, (None, None))
         self._write(event="progress", id=number, done=done, total=total, text=message)
 
-    def abandon(self, claim, text):
+    def abandon(self, claim, text, *, succeeded):
         self._catch_up()
         number, _ = self.claims[claim]
         if number in self.doomed:
@@ -147,11 +162,11 @@ class MemoryQueue:
         ours = {claim for claim, (_, runner) in self.claims.items() if runner == own}
         return ours - set(held)
 
-    def may_be_due(self):
+    def may_be_due(self, pools):
         self._catch_up()
         if self.broken:
             raise ValueError(self.broken)
-        return bool(self._due())
+        return bool(self._due(pools))
 
     def fileno(self):
         return None
@@ -162,7 +177,40 @@ class MemoryQueue:
     def heard(self):
         return False
 
-    def next_due(self, within):
+    def called(self):
+        return False
+
+    def orders(self, held):
+        """A file beside the journal has them, if it is there: of jobs by their ids."""
+        path = self.journal.with_suffix(".orders")
+        if not path.exists():
+            return Orders()
+        said = json.loads(path.read_text())
+        if "busy" in said:
+            raise QueueBusy(said["busy"])
+        by_job = {str(job): c for c, (job, _) in self.claims.items() if c in held}
+        return Orders(
+            drain_by=said.get("drain_by"),
+            stop={
+                by_job[j]: by for j, by in said.get("stop", {}).items() if j in by_job
+            },
+            output=[by_job[j] for j in said.get("output", []) if j in by_job],
+            stack=[by_job[j] for j in said.get("stack", []) if j in by_job],
+        )
+
+    def settle_orders(self, held):
+        return 0
+
+    def report(self, running, *, draining):
+        self._catch_up()
+        self._write(event="state", running=running, draining=draining)
+
+    def answer(self, verb, claim, what):
+        self._catch_up()
+        number, _ = self.claims[claim]
+        self._write(event="answer", id=number, verb=verb, what=what)
+
+    def next_due(self, within, pools):
         return None
 
     def unknown_queues(self):
@@ -181,6 +229,9 @@ class MemoryQueue:
             self._write(event="rescued", runner=runner)
         if self.unrescuable:
             raise ValueError(self.unrescuable)
+        return 0
+
+    def prune(self, most):
         return 0
 
     def news(self):

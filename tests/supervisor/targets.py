@@ -280,6 +280,18 @@ def prepare_for_discovery_only(environment):
                 time.sleep(0.02)
 
 
+def prepare_slow_forks(environment):
+    """Have a fork, once somebody has asked for one, wait for a gate."""
+
+    def wait_for_the_gate():
+        if os.path.exists(environment["slow"]):
+            say_pid(environment["pid"])
+            while not os.path.exists(environment["gate"]):
+                time.sleep(0.02)
+
+    os.register_at_fork(before=wait_for_the_gate)
+
+
 def prepare_never(environment):
     say_pid(environment["pid"])
     time.sleep(600)
@@ -363,6 +375,47 @@ def prepare_to_grow(environment):
         os.mkdir(os.path.join(environment["folder"], "grown"))
 
     signal.signal(signal.SIGUSR1, grow)
+
+
+def say_environment(args, context):
+    write([args[0], json.dumps(dict(os.environ))], context)
+
+
+def say_wrong_things(args, context):
+    """Say what no process of ours would say, on the channel to the supervisor."""
+    with open(os.devnull) as nothing:
+        for message in (
+            {"kind": ["a", "list"]},
+            {"kind": "exited", "number": 1, "status": 0},
+            {"kind": "failed", "traceback": "x"},
+            {"kind": "job", "job": {}},
+            {"kind": "progress", "done": "much"},
+            {"kind": "progress", "done": 10**400, "total": [], "message": {"a": 1}},
+            {"kind": "begun", "at": float("nan")},
+            {"kind": "session", "session": {}},
+            {"kind": "session", "session": {"alias": ["x"]}},
+            {"kind": "session", "session": {"alias": "x" * 500_000}},
+            {"kind": "report", "verdict": "succeeded", "at": "now"},
+            {"kind": "report", "verdict": 7, "at": 1.0},
+            {"kind": "idle"},
+        ):
+            context._channel.send(
+                message.pop("kind"), **message, fds=[os.dup(nothing.fileno())]
+            )
+        raw = context._channel._socket
+        raw.setblocking(True)
+        for line in (b"\x80\x04cos\nsystem\n", b"[" * 100_000, b"x" * 3_000_000):
+            raw.sendall(b"\n" + line + b"\n")
+        raw.setblocking(False)
+
+
+def leave_daemons_behind(args, context):
+    """Have so many grandchildren that nobody waits for: each is forked twice."""
+    for _ in range(args[0]):
+        if os.fork() == 0:
+            if os.fork() == 0:
+                os.setsid()
+            os._exit(0)
 
 
 def fork_and_return(args, context):

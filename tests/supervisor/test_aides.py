@@ -8,16 +8,10 @@ import signal
 import psutil
 import pytest
 
-from .tools import is_running, job, pid_in
+from .tools import begun, is_running, job
 
 LONG = 600.0
 PTRACE_SEIZE, WALL = 0x4206, 0x40000000
-
-
-def begun(run, pid):
-    """Wait until the job that says its pid there has begun."""
-    run.wait_until(pid.exists)
-    return pid_in(pid)
 
 
 @contextlib.contextmanager
@@ -269,6 +263,25 @@ def test_limits_act_while_the_queue_is_away_and_are_written_when_it_is_back(star
     assert "is available again" in run.log
 
 
+def test_what_ended_while_the_queue_was_away_is_written_in_its_order(start, tmp_path):
+    pids = [tmp_path / f"pid {n}" for n in (1, 2, 3)]
+    gates = [tmp_path / f"gate {n}" for n in (1, 2, 3)]
+    jobs = [job("wait", *paths) for paths in zip(pids, gates, strict=True)]
+    run = start(*jobs, workers=3, until_empty=True)
+    tasks = [begun(run, pid) for pid in pids]
+
+    with run.queue_down():
+        for number in (2, 3, 1):
+            gates[number - 1].touch()
+            pid = tasks[number - 1]
+            run.wait_until(lambda pid=pid: not is_running(pid))
+
+    assert run.finish() == 0, run.log
+    assert [entry["id"] for entry in run.ends()] == [2, 3, 1]
+    assert run.log.count("is unavailable: ") == 1
+    assert run.log.count("is available again") == 1
+
+
 def test_a_queue_that_is_away_from_the_first_is_waited_for(start):
     run = start(job("succeed"), until_empty=True, queue_is_down=True)
     run.wait_for_log("is unavailable: ")
@@ -377,6 +390,23 @@ def test_a_runner_that_was_fenced_off_kills_all_and_begins_anew(start, pid, tmp_
     assert run.stop() == 0, run.log
 
 
+def test_one_that_begins_anew_looks_anew_for_what_is_due(start, pid, tmp_path):
+    gate = tmp_path / "gate"
+    run = start(job("wait", pid, gate), workers=2, lease=3.0, until_empty=True)
+    begun(run, pid)
+    renewed = len(run.entries("renewed"))
+    # Meanwhile it has found that nothing else is due.
+    run.wait_until(lambda: len(run.entries("renewed")) > renewed + 1)
+    pid.unlink()
+
+    run.write(event="fenced", runner=run.runners()[0])
+    begun(run, pid)
+    gate.touch()
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["Succeeded"]
+
+
 def test_when_the_lease_cannot_be_renewed_what_runs_is_released(start, pid, tmp_path):
     unwound = tmp_path / "unwound"
     run = start(job("unwind", unwound, pid), lease=3.0, grace=0.5, drain_timeout=0.1)
@@ -391,6 +421,22 @@ def test_when_the_lease_cannot_be_renewed_what_runs_is_released(start, pid, tmp_
     assert run.endings(1)[0] == "Released"
     says = run.entries("recorded", id=1)[0]["says"]
     assert says == "Released: the lease of 3 s could not be renewed"
+    assert run.log.count("unwind): the lease of 3 s could not be renewed") == 1
+    assert "it is replaced" not in run.log  # it hears of the outage all the time
+
+
+def test_the_lease_is_renewed_before_anything_else_is_done(start, pid, gate):
+    run = start(job("wait", pid, gate), job("succeed"), workers=1, until_empty=True)
+    task = begun(run, pid)
+
+    with run.queue_down():
+        before = len(run.all_entries())
+        gate.touch()
+        run.wait_until(lambda: not is_running(task))
+
+    assert run.finish() == 0, run.log
+    after = [entry["event"] for entry in run.all_entries()[before:]]
+    assert after[:2] == ["renewed", "recorded"]
 
 
 def test_nothing_is_started_under_a_lease_that_has_run_out(start, pid):

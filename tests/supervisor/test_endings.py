@@ -342,3 +342,13 @@ def test_deep_nonsense_does_not_stop_the_supervisor(start):
     assert run.finish() == 0, run.log
 
     assert run.ending(1)["outcome"] == "Succeeded"
+
+
+def test_what_a_task_says_past_its_code_harms_nobody(start):
+    """It is the same user as its supervisor, and knows its channel."""
+    run = start(job("say_wrong_things"), job("succeed"), workers=2, until_empty=True)
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == run.endings(2) == ["Succeeded"]
+    assert "Traceback" not in run.log
+    assert run.entries("session ended") == []

@@ -8,15 +8,10 @@ import subprocess
 import psutil
 import pytest
 
-from .tools import is_running, job, pid_in, project_that, wait_until
+from .tools import begun, is_running, job, pid_in, project_that, wait_until
 
 LONG = 600.0
-
-
-def begun(run, pid):
-    """Wait until the job that says its pid there has begun."""
-    run.wait_until(pid.exists)
-    return pid_in(pid)
+SLOW = range(1, 13)  # jobs, of `slow_forks`
 
 
 # By signals
@@ -139,6 +134,132 @@ def test_a_term_while_booting_is_heeded(start, pid):
 
     assert run.finish() == 0, run.log
     assert run.entries("claimed") == []
+
+
+@pytest.mark.parametrize("asked", [1, 2])
+def test_a_term_while_the_template_forks_gives_back_what_has_not_begun(
+    start, tmp_path, pid, gate, asked
+):
+    run, _ = slow_forks(start, tmp_path, pid, gate, drain_timeout=LONG)
+
+    for _ in range(asked):
+        run.send(signal.SIGTERM)
+        run.wait_for_log("SIGTERM again" if "SIGTERM: " in run.log else "SIGTERM: ")
+    gate.touch()
+
+    assert run.finish() == 0, run.log
+    for number in SLOW:
+        assert len(run.entries("claimed", id=number)) == len(run.endings(number)) <= 1
+        assert set(run.endings(number)) <= {"Succeeded", "Released"}
+
+
+def test_a_template_that_hangs_in_a_fork_delays_the_end_no_longer_than_its_ping(
+    start, tmp_path, pid, gate
+):
+    run, template = slow_forks(start, tmp_path, pid, gate, drain_timeout=0.1, lease=6)
+
+    run.send(signal.SIGTERM)
+
+    assert run.finish() == 0, run.log
+    assert not is_running(template)
+    for number in SLOW:
+        assert len(run.entries("claimed", id=number)) == len(run.endings(number)) <= 1
+        assert set(run.endings(number)) <= {"Succeeded", "Released"}
+
+
+def slow_forks(start, tmp_path, pid, gate, **how):
+    """Start one whose template forks no more when the first job runs; and wait.
+
+    Some of the others may have been forked before.
+    """
+    slow, first = tmp_path / "slow", tmp_path / "first"
+    project = {
+        "prepare": "tests.supervisor.targets:prepare_slow_forks",
+        "environment": {"slow": str(slow), "pid": str(pid), "gate": str(gate)},
+    }
+    jobs = [job("write", slow, "x"), *[job("write", first, "x")] * (len(SLOW) - 1)]
+    run = start(*jobs, project=project, workers=2, **how)
+    return run, begun(run, pid)
+
+
+# While the queue is unavailable
+
+
+def test_an_idle_one_stops_though_the_queue_has_never_been_there(start):
+    run = start(job("succeed"), queue_is_down=True)
+    run.wait_for_log("is unavailable: ")
+
+    run.send(signal.SIGTERM)
+
+    assert run.finish() == 0, run.log
+    assert run.entries("claimed") == []
+
+
+@pytest.mark.parametrize("asked", [1, 2])
+def test_what_runs_when_the_queue_is_away_to_the_end_is_left_to_rescue(
+    start, pid, asked
+):
+    run = start(job("wait_deaf", pid, grace=0.1), drain_timeout=0.1)
+    begun(run, pid)
+
+    with run.queue_down():
+        for _ in range(asked):
+            run.send(signal.SIGTERM)
+            run.wait_for_log("SIGTERM: ")
+        status = run.finish()
+
+    assert status == 75, run.log
+    assert run.endings(1) == []
+    assert "they are left to rescue: task 1 (" in run.result["failure"]
+
+
+def test_a_queue_that_comes_back_while_the_last_ends_wait_is_written(start, pid, gate):
+    run = start(job("wait", pid, gate), drain_timeout=LONG)
+    begun(run, pid)
+
+    with run.queue_down():
+        run.send(signal.SIGTERM)
+        run.wait_for_log("SIGTERM: ")
+        gate.touch()
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["Succeeded"]
+
+
+def test_a_bookkeeper_that_hangs_in_the_queue_holds_up_no_end(start, pid):
+    run = start(job("wait", pid), drain_timeout=0.1)
+    begun(run, pid)
+    os.kill(run.pid_of("bookkeeper"), signal.SIGSTOP)
+
+    run.send(signal.SIGTERM)
+
+    assert run.finish() == 75, run.log
+    assert run.endings(1) == []
+
+
+def test_a_launcher_that_is_frozen_holds_up_no_end(start, pid):
+    run = start(job("wait", pid), drain_timeout=0.1, lease=6)
+    begun(run, pid)
+    os.kill(run.pid_of("launcher"), signal.SIGSTOP)
+
+    run.send(signal.SIGTERM)
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["Released"]
+
+
+# A task that does not want to
+
+
+def test_a_task_that_is_deaf_to_term_is_killed_after_drain_and_grace(start, pid):
+    run = start(job("wait_deaf", pid, grace=0.2), drain_timeout=0.1)
+    task = begun(run, pid)
+
+    run.send(signal.SIGTERM)
+
+    assert run.finish() == 0, run.log
+    assert not is_running(task)
+    assert run.endings(1) == ["Released"]
 
 
 # By itself
@@ -278,6 +399,19 @@ def test_nothing_outlives_a_supervisor_that_is_killed(start, tmp_path, pid):
     assert run.entries("recorded") == []
 
 
+def test_no_import_outlives_a_supervisor_that_is_killed_meanwhile(start, pid):
+    project = {
+        "prepare": "tests.supervisor.targets:prepare_never",
+        "environment": {"pid": str(pid)},
+    }
+    run = start(job("succeed"), project=project)
+    begun(run, pid)
+
+    run.vanish()
+
+    assert run.processes() == []
+
+
 # When nobody reads its log
 
 
@@ -323,10 +457,13 @@ def test_a_full_log_pipe_does_not_keep_it_from_leaving(full_pipe, start, pid, ga
 # As the first process of a container
 
 
-@pytest.fixture(scope="module")
-def unshare():
-    """Return the command that makes a program PID 1 of a namespace of its own."""
-    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+@pytest.fixture(scope="module", params=[["--mount-proc"], []], ids=["", "outer proc"])
+def unshare(request):
+    """Return the command that makes a program PID 1 of a namespace of its own.
+
+    With a /proc of its own, or with that of the namespace outside.
+    """
+    command = ["unshare", "--pid", "--fork", "--kill-child", *request.param]
     try:
         subprocess.run([*command, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -336,7 +473,7 @@ def unshare():
 
 def first_process(run):
     """Return the process that is PID 1 in there, by its pid out here."""
-    (first,) = psutil.Process(run.process.pid).children()
+    (first,) = wait_until(psutil.Process(run.process.pid).children)
     return first
 
 
@@ -378,3 +515,67 @@ def test_as_pid_1_it_reaps_strangers_and_leaves_its_children_to_whoever_waits(
     assert run.finish() == 0, run.log
     assert run.result["bystander"] == 7
     assert run.endings(1) == ["Succeeded"]
+
+
+def test_as_pid_1_it_leaves_no_zombie_of_thousands_of_orphans(start, unshare, tmp_path):
+    """Each task leaves a hundred daemons, which are killed when it has ended."""
+    jobs = [job("leave_daemons_behind", 100) for _ in range(20)]
+    last, gate = tmp_path / "last", tmp_path / "gate"
+    run = start(*jobs, job("wait", last, gate), command=unshare, workers=2)
+    most = 0
+    while len(run.ends()) < 20:
+        assert run.process.poll() is None, run.log
+        most = max(most, len(zombies(run)))
+    begun(run, last)
+    wait_until(lambda: zombies(run) == [])
+    gate.touch()
+    run.wait_until(lambda: len(run.ends()) == 21)
+    first_process(run).send_signal(signal.SIGTERM)
+
+    assert run.finish() == 0, run.log
+    print(f"{most} zombies at most")
+    assert most < 500  # of two tasks: their daemons, and who has forked these
+    for number in range(1, 22):
+        assert run.endings(number) == ["Succeeded"]
+
+
+def test_as_pid_1_it_reaps_thousands_of_strangers(start, unshare, pid, gate):
+    """As those that a health check leaves behind, run by `docker exec`."""
+    run = start(job("wait", pid, gate), command=unshare)
+    begun(run, pid)
+    first = first_process(run)
+    inside = ["nsenter", "--target", str(first.pid), "--pid", "--mount"]
+    script = "i=0; while [ $i -lt 2000 ]; do (true & ) ; i=$((i+1)); done"
+
+    subprocess.run([*inside, "sh", "-c", script], check=True)
+    wait_until(lambda: zombies(run) == [])
+    gate.touch()
+    run.wait_until(lambda: run.endings(1))
+    first.send_signal(signal.SIGTERM)
+
+    assert run.finish() == 0, run.log
+    assert run.endings(1) == ["Succeeded"]
+
+
+def test_without_any_proc_of_its_own_it_says_so_and_does_not_begin(start, unshare):
+    """Who may not mount gets none: it would take others' processes for its tasks."""
+    if "--mount-proc" in unshare:
+        pytest.skip("it has one")
+    user = ["unshare", "--user", "--map-root-user", *unshare[1:]]
+    if subprocess.run([*user, "true"], capture_output=True).returncode:
+        pytest.skip("No user namespace can be made here")
+    run = start(job("succeed"), command=user)
+
+    assert run.finish() == 1, run.log
+    assert "/proc is that of another pid namespace" in run.log
+    assert run.entries("claimed") == []
+
+
+def zombies(run):
+    """Return the zombies in the namespace of a run: all are PID 1's descendants."""
+    found = []
+    for process in first_process(run).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found

@@ -69,6 +69,25 @@ def test_what_waits_behind_long_tasks_is_given_back(start):
     }
 
 
+def test_what_was_given_back_is_not_claimed_again_while_no_slot_is_free(
+    start, pid, gate
+):
+    short, long = [job("succeed")] * 12, [job("wait", pid, gate)] * 2
+    run = start(*short, *long, job("succeed"), workers=2, until_empty=True)
+    late = 15
+    run.wait_until(lambda: run.entries("recorded", id=late))
+    claimed = len(run.entries("claimed"))
+    renewed = len(run.entries("renewed"))
+    run.wait_until(lambda: len(run.entries("renewed")) >= renewed + 2)
+    again = len(run.entries("claimed"))
+    gate.touch()
+
+    assert run.finish(timeout=60) == 0, run.log
+    assert run.entries("recorded", id=late)[0]["ahead"]
+    assert again == claimed
+    assert sorted(entry["id"] for entry in run.ends()) == list(range(1, 16))
+
+
 def most_held(run):
     """Return how many claims were open at the same time."""
     most = held = 0

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -57,6 +58,12 @@ def pid_in(path):
     return int(wait_until(lambda: path.exists() and path.read_text()))
 
 
+def begun(run, pid):
+    """Wait until the job that says its pid there has begun; return the pid."""
+    run.wait_until(pid.exists)
+    return pid_in(pid)
+
+
 @contextlib.contextmanager
 def channels():
     """Have two channels that talk to each other, and trust each other."""
@@ -74,6 +81,14 @@ def is_running(pid):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def ask(journal, **orders):
+    """Have this asked of whoever reads this journal: see `MemoryQueue.orders`."""
+    path = journal.with_suffix(".orders")
+    written = path.with_suffix(".written")
+    written.write_text(json.dumps(orders))
+    written.rename(path)
 
 
 class Run:
@@ -239,6 +254,10 @@ class Run:
         finally:
             flag.unlink(missing_ok=True)
 
+    def ask(self, **orders):
+        """Have this asked of it, and nothing else."""
+        ask(self.journal, **orders)
+
     def write(self, **entry):
         """Write to the journal, as another runner would."""
         with self.journal.open("a") as file:
@@ -267,3 +286,33 @@ class Run:
     def _describe(self):
         journal = self.journal.read_text() if self.journal.exists() else "(none)"
         return f"--- log\n{self.log[-8000:]}\n--- journal\n{journal[-4000:]}"
+
+
+class Manager:
+    """The socket that NOTIFY_SOCKET names, and what has come to it."""
+
+    def __init__(self, address):
+        self.address = address
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self.socket.bind(address.replace("@", "\0", 1))
+        self._lines = []
+
+    def lines(self):
+        """Return every line until now, in order."""
+        try:
+            while True:
+                self._lines += self.socket.recv(65_536).decode().split("\n")
+        except BlockingIOError:
+            return self._lines
+
+    def wait_for(self, line):
+        wait_until(lambda: line in self.lines(), describe=lambda: str(self._lines))
+
+    def forget(self):
+        self.lines()
+        self._lines = []
+
+    def command(self, **more):
+        """Return what runs a program as the manager would."""
+        return ["env", f"NOTIFY_SOCKET={self.address}", *map("=".join, more.items())]

@@ -21,6 +21,7 @@ from django.db.utils import ConnectionHandler
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+NOT_EDITABLE = Path(__file__).parent / "not_editable"
 PROJECT = HERE / "project_128"
 UPSTREAM = "django-background-tasks==1.2.8"
 DJANGO4 = "django4-background-tasks==1.2.10"
@@ -106,7 +107,9 @@ class Side:
 
     def _environment(self):
         return _environment() | {
-            "PYTHONPATH": os.pathsep.join([str(self.package), str(PROJECT)]),
+            "PYTHONPATH": os.pathsep.join(
+                map(str, [NOT_EDITABLE, self.package, PROJECT])
+            ),
             "PYTHONWARNINGS": "error" if self.strict else "ignore",
             "DJANGO_SETTINGS_MODULE": "project.settings",
             "DATABASE": json.dumps(self.database),

@@ -1,12 +1,15 @@
 """What is asked of a run of `process_tasks`, by its options and by the settings?"""
 
-import difflib
+import logging
 import math
+import os
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from background_task import checks, policies
+from background_task import checks, policies, probe
 from background_task.limits import (
     LimitRules,
     SettingError,
@@ -14,6 +17,8 @@ from background_task.limits import (
     parse_memory,
     parse_seconds,
 )
+from background_task.names import meant
+from background_task.served import EVERYTHING, Served
 from background_task.settings import app_settings, setting_name
 from background_task.supervisor.admission import budget_of
 from background_task.supervisor.container import Container
@@ -23,8 +28,12 @@ from background_task.supervisor.options import (
     CLAIMED_AHEAD_FOR_REUSE,
     Options,
 )
+from background_task.supervisor.outcome import size_text
+
+logger = logging.getLogger("background_task.tasks")
 
 START_METHODS = "template", "spawn"
+_SIZED = re.compile(r"(.*):([0-9]+)", re.DOTALL)  # a queue with slots of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +43,19 @@ class Supervision:
     options: Options
     rules: LimitRules
     start_method: str
+    heartbeat_file: str | None
+    probe_port: int | None
+    probe_host: str  # "" for every interface
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What was asked for, resolved once: times in seconds, no queues for all.
+    """What was asked for, resolved once: times in seconds.
 
     `supervision` is None if no supervisor is wanted.
     """
 
-    queues: list[str]
+    served: Served
     sleep: float
     duration: float
     supervision: Supervision | None
@@ -51,20 +63,128 @@ class Asked:
 
 def resolve(options: dict[str, Any]) -> Asked:
     """Resolve the options, or raise SettingError for one that cannot be."""
+    return _asked(options, _queues(options), _heartbeat_file)
+
+
+def resolve_for_one(options: dict[str, Any]) -> Asked:
+    """The same for a run of one task: in whichever queue it is, and seen by no probe.
+
+    What the project's settings say of that is said of its runners.
+    """
+    return _asked(options, _Queues(EVERYTHING, {}), lambda options: None)
+
+
+def _asked(
+    options: dict[str, Any],
+    queues: "_Queues",
+    heartbeat_file: Callable[[dict[str, Any]], str | None],
+) -> Asked:
     return Asked(
-        queues=_queues(options["queue"]),
+        served=queues.served,
         sleep=parse_seconds(options["sleep"], "--sleep"),
         duration=_duration(options),
-        supervision=_supervision(options),
+        supervision=_supervision(options, queues, heartbeat_file),
     )
 
 
-def _queues(names: str | list[str] | None) -> list[str]:
-    """Return the queues to serve; none means every queue."""
-    queues = [names] if isinstance(names, str) else list(names or [])
-    if any(not name.strip() for name in queues):
-        raise SettingError("--queue has an empty name: leave it out for every queue")
-    return queues
+@dataclass(frozen=True, slots=True)
+class _Queues:
+    """Which queues are to be served, and which of them with how many slots."""
+
+    served: Served
+    sizes: dict[str, int]
+
+    @property
+    def unsized(self) -> bool:
+        """Are there queues without slots of their own, to share what is left?"""
+        return not self.sizes or bool(self.served.queues.difference(self.sizes))
+
+
+def _queues(options: dict[str, Any]) -> _Queues:
+    """Resolve both options, or both settings if neither option is given."""
+    said, excluded = options["queue"], options["exclude_queue"]
+    names = "--queue", "--exclude-queue"
+    if said is None and excluded is None:
+        names = "BACKGROUND_TASK_QUEUES", "BACKGROUND_TASK_EXCLUDE_QUEUES"
+        said = app_settings.BACKGROUND_TASK_QUEUES
+        excluded = app_settings.BACKGROUND_TASK_EXCLUDE_QUEUES
+        _check_list(said, names[0])
+        _check_list(excluded, names[1])
+    sizes = _sizes(_texts(said, names[0]), names[0])
+    never = frozenset(_texts(excluded, names[1]))
+    if both := sorted(never.intersection(sizes)):
+        raise SettingError(
+            f"{names[0]} and {names[1]} both name {', '.join(both)}: leave out the one "
+            "or the other"
+        )
+    own = {name: size for name, size in sizes.items() if size is not None}
+    return _Queues(Served(frozenset(sizes), never), own)
+
+
+def _check_list(value: Any, source: str) -> None:
+    is_list = isinstance(value, list | tuple | set | frozenset)
+    if value is not None and not (is_list and all(isinstance(v, str) for v in value)):
+        raise SettingError(
+            f'{source} is {value!r}: it must be a list of texts, such as ["mail"]'
+        )
+
+
+def _texts(value: Any, source: str) -> list[str]:
+    """Return what was said as a list, without empty names."""
+    texts = [value] if isinstance(value, str) else list(value or [])
+    if any(not text.strip() for text in texts):
+        raise SettingError(f"{source} has an empty name: leave it out for every queue")
+    return texts
+
+
+def _sizes(texts: list[str], source: str) -> dict[str, int | None]:
+    """Return by queue how many slots of its own it has; None: it shares some."""
+    sizes: dict[str, int | None] = {}
+    for text in texts:
+        match = _SIZED.fullmatch(text)
+        name, size = (match[1], int(match[2])) if match else (text, None)
+        if size == 0 or not name.strip():
+            raise SettingError(
+                f"{source} is {text!r}: it must be NAME, or NAME:N with 1 slot or more"
+            )
+        if name in sizes and sizes[name] != size:
+            raise SettingError(
+                f"{source} names {name} twice, with and without slots of its own, or "
+                "with two numbers of them: say it once"
+            )
+        sizes[name] = size
+    return sizes
+
+
+def _workers(options: dict[str, Any], queues: _Queues, container: Container) -> int:
+    """Return how many slots there are, in all pools."""
+    workers, source = options.get("workers"), "--workers"
+    is_total = workers is not None  # else they are those of the unsized queues
+    if workers is None:
+        workers, source = app_settings.workers, _workers_setting()
+    if workers == "auto":
+        workers, source = container.processors(), f"{source} auto"
+    workers = parse_count(workers, source)
+    sized = sum(queues.sizes.values())
+    if not sized or not is_total:
+        return sized + (workers if queues.unsized else 0)
+    said = ", ".join(f"{name}:{size}" for name, size in queues.sizes.items())
+    if sized > workers:
+        raise SettingError(
+            f"{source} is {workers}, and the queues' own slots are {sized} ({said}): "
+            "have more workers or smaller sizes, or leave --workers out"
+        )
+    if queues.unsized and sized == workers:
+        rest = ", ".join(sorted(queues.served.queues.difference(queues.sizes)))
+        raise SettingError(
+            f"{source} is {workers}, and all are the queues' own slots ({said}): none "
+            f"is left for {rest}. Have more workers, or give each queue a size"
+        )
+    if not queues.unsized and sized < workers:
+        text = "%s is %s, and no queue is served that could use more than %s (%s)"
+        logger.warning(text, source, workers, sized, said)
+        return sized
+    return workers
 
 
 def check_settings() -> None:
@@ -73,26 +193,56 @@ def check_settings() -> None:
         raise SettingError(f"{message.msg} {message.hint}")
 
 
-def _supervision(options: dict[str, Any]) -> Supervision | None:
+def _supervision(
+    options: dict[str, Any],
+    queues: _Queues,
+    heartbeat_file: Callable[[dict[str, Any]], str | None],
+) -> Supervision | None:
     if options["in_process"]:
         _refuse_limits(options)
+        _refuse_sizes(options, queues)
         return None
     rules = _rules(options)
     return Supervision(
-        options=_options(options, rules),
+        options=_options(options, rules, queues),
         rules=rules,
         start_method=_start_method(options),
+        heartbeat_file=heartbeat_file(options),
+        probe_port=_probe_port(options),
+        probe_host=options.get("probe_host") or "",
     )
 
 
-def _options(options: dict[str, Any], rules: LimitRules) -> Options:
+def _heartbeat_file(options: dict[str, Any]) -> str | None:
+    path, source = options.get("heartbeat_file"), "--heartbeat-file"
+    if path is None:
+        source = "BACKGROUND_TASK_HEARTBEAT_FILE"
+        path = app_settings.BACKGROUND_TASK_HEARTBEAT_FILE
+    if path is None:
+        return None
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise SettingError(f"{source} is {path!r}: it must be the path of a file")
+    alive, _ = probe.judge(os.fspath(path), max_age=probe.MAX_AGE)
+    if alive:
+        raise SettingError(
+            f"{source} is {os.fspath(path)!r}, which another process_tasks writes to: "
+            "each needs a file of its own"
+        )
+    return os.fspath(path)
+
+
+def _probe_port(options: dict[str, Any]) -> int | None:
+    port = options.get("probe_port")
+    if port is not None:
+        return parse_count(port, "--probe-port", least=0, most=65535)
+    if options.get("probe_host"):
+        raise SettingError("--probe-host needs --probe-port: nothing listens without")
+    return None
+
+
+def _options(options: dict[str, Any], rules: LimitRules, queues: _Queues) -> Options:
     """Resolve what was asked for: the command line, else the settings."""
-    workers, source = options.get("workers"), "--workers"
-    if workers is None:
-        workers, source = app_settings.workers, _workers_setting()
     container = Container()
-    if workers == "auto":
-        workers = container.processors()
     most, most_source = options.get("tasks_per_process"), "--tasks-per-process"
     if most is None:
         most_source = "BACKGROUND_TASK_TASKS_PER_PROCESS"
@@ -102,8 +252,10 @@ def _options(options: dict[str, Any], rules: LimitRules) -> Options:
     if drain is None:
         drain_source = "BACKGROUND_TASK_DRAIN_TIMEOUT"
         drain = app_settings.BACKGROUND_TASK_DRAIN_TIMEOUT
+    memory = rules.limits({}, {})["memory"]
     return Options(
-        workers=parse_count(workers, source),
+        workers=_workers(options, queues, container),
+        pools=queues.sizes,
         ahead=_ahead(tasks_per_process),
         tasks_per_process=tasks_per_process,
         duration=_duration(options),
@@ -112,22 +264,30 @@ def _options(options: dict[str, Any], rules: LimitRules) -> Options:
         grace=_setting("BACKGROUND_TASK_GRACE", least=0),
         start_timeout=_setting("BACKGROUND_TASK_START_TIMEOUT"),
         lease=_setting("BACKGROUND_TASK_LEASE", least=1),
-        memory=rules.limits({}, {})["memory"],
-        memory_budget=_memory_budget(options, container),
-        announcer=replace(
-            ANNOUNCER, memory=rules.limits({}, {})["memory"], grace=rules.grace
-        ),
+        memory=memory,
+        memory_budget=_memory_budget(options, memory, container),
+        announcer=replace(ANNOUNCER, memory=memory, grace=rules.grace),
     )
 
 
-def _memory_budget(options: dict[str, Any], container: Container) -> int | None:
+def _memory_budget(
+    options: dict[str, Any], limit: int | None, container: Container
+) -> int | None:
+    """Return the bytes that tasks may hold together; refuse less than one may hold."""
     budget, source = options.get("memory_budget"), "--memory-budget"
     if budget is None:
         budget = app_settings.BACKGROUND_TASK_MEMORY_BUDGET
         source = "BACKGROUND_TASK_MEMORY_BUDGET"
-    if budget == "auto":
-        return budget_of(container)
-    return None if budget is None else parse_memory(budget, source)
+    if budget is None:
+        return None
+    bytes_ = budget_of(container) if budget == "auto" else parse_memory(budget, source)
+    if limit is not None and limit > bytes_:
+        raise SettingError(
+            f"{source} is {size_text(bytes_)}, and a task may hold {size_text(limit)} "
+            "(--memory-limit, or BACKGROUND_TASK_MEMORY_LIMIT): no task without a "
+            "smaller limit of its own could ever run. Raise the one or lower the other"
+        )
+    return bytes_
 
 
 def _ahead(tasks_per_process: int) -> int:
@@ -195,13 +355,9 @@ def _meant(override: Any, known: set[str]) -> str:
     """Say which limit was meant by each key that comes near to one."""
     if not isinstance(override, dict):
         return ""
-    near = {
-        key: difflib.get_close_matches(str(key), known, 1)
-        for key in override
-        if key not in known
-    }
+    near = {key: meant(key, known) for key in override if key not in known}
     return "".join(
-        f"; {key}: did you mean {match[0]}?" for key, match in near.items() if match
+        f"; {key}: did you mean {match}?" for key, match in near.items() if match
     )
 
 
@@ -219,6 +375,15 @@ def _workers_setting() -> str:
     return "BACKGROUND_TASK_ASYNC_THREADS"
 
 
+def _refuse_sizes(options: dict[str, Any], queues: _Queues) -> None:
+    if options["queue"] is not None and queues.sizes:
+        name, size = next(iter(queues.sizes.items()))
+        raise SettingError(
+            f"--queue {name}:{size} does not go with --in-process, which runs one task "
+            f"at a time: leave out the :{size}"
+        )
+
+
 def _refuse_limits(options: dict[str, Any]) -> None:
     for name in (
         "workers",
@@ -228,9 +393,13 @@ def _refuse_limits(options: dict[str, Any]) -> None:
         "memory_budget",
         "drain_timeout",
         "start_method",
+        "heartbeat_file",
+        "probe_port",
+        "probe_host",
     ):
         if options.get(name) is not None:
             raise SettingError(
                 f"--{name.replace('_', '-')} does not go with --in-process, which runs "
-                "one task at a time in this process and can limit nothing"
+                "one task at a time in this process, has no supervisor and can limit "
+                "nothing"
             )

@@ -12,15 +12,16 @@ from types import FrameType
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import Error, InterfaceError, OperationalError, connections, router
+from django.db import Error, OperationalError, connections, router
 
-from background_task import claims, streams
+from background_task import claims, control, streams
 from background_task.current import current_task
-from background_task.models import CompletedTask, Task
+from background_task.models import CompletedTask, Control, Task
 from background_task.outages import is_passing
 from background_task.supervisor import clock
 from background_task.supervisor.desk import UNKNOWN_NAMES, UNKNOWN_QUEUES
-from background_task.supervisor.supervisor import EX_UNWRITTEN
+from background_task.supervisor.queue import paused_text
+from background_task.supervisor.stopping import EX_UNWRITTEN
 from background_task.supervisor.wakeups import Wakeups
 from background_task.tables import look_for_columns, migrate_text
 from background_task.tasks import autodiscover, tasks
@@ -47,7 +48,7 @@ class InProcess:
         self._pauses = False
         self._told_of: set[str] = set()
         self._wakeups = _Wakeups()
-        self._queues = asked.queues
+        self._served = asked.served
 
     def run(self) -> None:
         """Run what is due until the time is over or a signal comes."""
@@ -72,6 +73,7 @@ class InProcess:
                 if self._run_next():
                     pause = random.uniform(*TTW_SLOW) if self._pauses else 0.0
                 elif self._until_empty:
+                    self._tell_of_pauses()
                     return
                 else:
                     command_logger.debug("waiting for tasks")
@@ -82,7 +84,7 @@ class InProcess:
     def _run_next(self) -> bool:
         """Run the next task of all the queues; return whether there was one."""
         try:
-            task = tasks._runner.claim_next(tasks, self._queues)
+            task = tasks._runner.claim_next(tasks, self._served, heeds_pauses=True)
         except OperationalError as error:
             if self._until_empty:  # nobody knows
                 text = f"The queue is unavailable: {error}"
@@ -93,7 +95,9 @@ class InProcess:
             return False
         try:
             tasks._runner.run_task(tasks, task)
-        except (OperationalError, InterfaceError) as error:
+        except Error as error:
+            if not is_passing(connections[router.db_for_write(Task)], error):
+                raise
             raise CommandError(
                 f"Could not write the end of task {task.with_id()}, which stays locked "
                 f"by {task.locked_by}: {error}",
@@ -117,17 +121,23 @@ class InProcess:
     def _tell_of_unknown_names(self) -> None:
         """Warn, once for each, of due tasks that nobody here can run."""
         try:
-            names = claims.unknown_names(list(tasks._tasks), self._queues)
+            names = claims.unknown_names(list(tasks._tasks), self._served)
         except OperationalError:
             return  # the runner has told of it
         if names := names - self._told_of:
             self._told_of |= names
             logger.warning(UNKNOWN_NAMES, ", ".join(sorted(names)))
 
+    def _tell_of_pauses(self) -> None:
+        targets = list(control.paused().values_list("target", flat=True))
+        if targets:
+            text = "What is paused was left alone: %s"
+            logger.warning(text, paused_text(targets))
+
     def _tell_of_unknown_queues(self) -> None:
         named = {proxy.queue for proxy in tasks._tasks.values()}
         with contextlib.suppress(OperationalError):  # the runner tells of an outage
-            if queues := claims.unused_queues(set(self._queues) - named):
+            if queues := claims.unused_queues(self._served.names - named):
                 logger.warning(UNKNOWN_QUEUES, ", ".join(sorted(queues)))
 
 
@@ -174,7 +184,7 @@ def _check_tables() -> None:
     """Raise CommandError if `migrate` was forgotten; an outage is waited for."""
     alias = router.db_for_write(Task)
     try:
-        for model in (Task, CompletedTask):
+        for model in (Task, CompletedTask, Control):
             look_for_columns(model, alias)
     except Error as error:
         if not is_passing(connections[alias], error):

@@ -1,9 +1,13 @@
 """`manage.py process_tasks`: options in, supervisor out."""
 
+import contextlib
+import json
 import logging
 import os
+import signal
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -13,23 +17,35 @@ from background_task import __version__, execution, streams, verbosity
 from background_task.limits import SettingError
 from background_task.models import Task
 from background_task.reloader import Reloader, end_with_parent
+from background_task.served import Served
 
 # Before anybody sets a title: setproctitle would otherwise write over the environment
 # in which other processes look for a runner's mark.
 os.environ.setdefault("SPT_NOENV", "1")
 
-from background_task.supervisor import processes
+from background_task.supervisor import processes, spawning
 from background_task.supervisor.bookkeeper import Bookkeeper, Books
+from background_task.supervisor.heartbeat import Heartbeat
+from background_task.supervisor.httpd import listen
 from background_task.supervisor.job import Project
 from background_task.supervisor.launcher import Launcher
+from background_task.supervisor.monitor import Monitor
 from background_task.supervisor.options import OptionError
 from background_task.supervisor.outcome import size_text
+from background_task.supervisor.pulse import Pulse
 from background_task.supervisor.supervisor import Supervisor
 
 from ._asked import Asked, Supervision, check_settings, resolve
 from ._in_process import InProcess
 
 logger = logging.getLogger("background_task.tasks")
+
+# What the quick start recommends, too.
+_SQLITE_OPTIONS = {
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 20,
+    "init_command": "PRAGMA journal_mode=WAL;",
+}
 
 
 class Command(BaseCommand):
@@ -57,14 +73,24 @@ class Command(BaseCommand):
         parser.add_argument(
             "--queue",
             action="append",
+            metavar="NAME[:N]",
+            help="only tasks of this queue; with :N it has N slots of its own, and the "
+            "queues without share the others; may be repeated (default: "
+            "BACKGROUND_TASK_QUEUES, else every queue)",
+        )
+        parser.add_argument(
+            "--exclude-queue",
+            action="append",
             metavar="NAME",
-            help="only tasks of this queue; may be repeated (default: every queue)",
+            help="no tasks of this queue; may be repeated (default: "
+            "BACKGROUND_TASK_EXCLUDE_QUEUES)",
         )
         parser.add_argument(
             "--workers",
             metavar="N",
             help="how many tasks run at the same time; auto: one for each processor "
-            "that the container may use (default: BACKGROUND_TASK_WORKERS, else 1)",
+            "that the container may use (default: BACKGROUND_TASK_WORKERS, else 1, "
+            "and the sizes of --queue)",
         )
         parser.add_argument(
             "--tasks-per-process",
@@ -81,8 +107,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--max-run-time",
             metavar="SECONDS",
-            help="the longest that a task may run: a ceiling for every task, and the "
-            "limit of those that have none",
+            help="the longest that a task may run: a ceiling for every task; it raises "
+            "no limit",
         )
         parser.add_argument(
             "--memory-budget",
@@ -106,6 +132,23 @@ class Command(BaseCommand):
             "--until-empty",
             action="store_true",
             help="exit when nothing is due any more: for cron and CI",
+        )
+        parser.add_argument(
+            "--heartbeat-file",
+            metavar="PATH",
+            help="a file that is written every second or two, for `python -m "
+            "background_task.probe PATH` (default: BACKGROUND_TASK_HEARTBEAT_FILE)",
+        )
+        parser.add_argument(
+            "--probe-port",
+            metavar="PORT",
+            help="answer /livez, /readyz and /metrics by HTTP on this port; 0: on any "
+            "that is free, which the log names",
+        )
+        parser.add_argument(
+            "--probe-host",
+            metavar="ADDRESS",
+            help="listen there only, such as 127.0.0.1 (default: every interface)",
         )
         parser.add_argument(
             "--in-process",
@@ -133,6 +176,15 @@ class Command(BaseCommand):
             "locked by its bare pid; only when no such runner is left, on any host",
         )
 
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run as a command line does; signals wait until the supervisor hears them.
+
+        One that came before would be lost to PID 1. They stay blocked after the loop,
+        when nothing follows but the exit, whose status is not to be theirs.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, spawning.GROUP_SIGNALS)
+        super().run_from_argv(argv)
+
     def handle(self, *args: Any, **options: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise CommandError(
@@ -149,16 +201,17 @@ class Command(BaseCommand):
     def _run(self, options: dict[str, Any]) -> None:
         end_with_parent(processes.signal_at_parents_death)
         check_settings()
-        asked = resolve(options)  # refused before anything starts
+        asked = self.resolve(options)  # refused before anything starts
+        why = None if options["in_process"] else why_in_process()
+        if asked.supervision is not None and not (why or options["dev"]):
+            self._supervise(options, asked, asked.supervision)
+            return
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, spawning.GROUP_SIGNALS)
         if options["dev"]:
             sys.exit(Reloader(self._say).run())
-        why = None if options["in_process"] else _why_in_process()
         if why and options["verbosity"]:
             self.stderr.write(f"Running the tasks in this process: {why}")
-        if why or asked.supervision is None:
-            InProcess(options, asked).run()
-        else:
-            self._supervise(options, asked, asked.supervision)
+        InProcess(options, asked).run()
 
     def _say(self, text: str) -> None:
         self.stderr.write(text)
@@ -183,7 +236,10 @@ class Command(BaseCommand):
             queue="background_task.supervisor.database:DatabaseQueue",
             arguments={
                 "lease": settled.lease,
-                "queues": asked.queues,
+                "slots": settled.workers,
+                "queues": sorted(asked.served.queues),
+                "excluded": sorted(filter(None, asked.served.excluded)),
+                "pools": list(settled.pools),
                 "reclaim_pids": options["reclaim_pids"],
                 "rules": {name: getattr(rules, name) for name in rules.__slots__},
             },
@@ -192,13 +248,46 @@ class Command(BaseCommand):
             until_empty=settled.until_empty,
         )
         if options["verbosity"]:
-            streams.say(self.stdout, _first_line(supervision, asked.queues))
+            self.say_first(_first_line(supervision, asked.served))
         _tell_of_sqlite(settled.workers)
-        launcher = Launcher(project, supervision.start_method)
-        supervisor = Supervisor(Bookkeeper(project, books), launcher, settled)
-        status = supervisor.run()
+        with contextlib.ExitStack() as stack:
+            supervisor = self.supervisor = Supervisor(
+                Bookkeeper(project, self.books(books)),
+                Launcher(project, supervision.start_method),
+                settled,
+                pulse=_pulse(supervision, project, stack),
+            )
+            status = supervisor.run()
         if status:
             raise CommandError(supervisor.failure, returncode=status)
+
+    # What `task_run` does otherwise
+
+    def resolve(self, options: dict[str, Any]) -> Asked:
+        """Return what is asked for, by the options and by the settings."""
+        return resolve(options)
+
+    def books(self, books: Books) -> Books:
+        """Return where the books are kept, which by default is as they are given."""
+        return books
+
+    def say_first(self, line: str) -> None:
+        """Say what is about to be run, and how."""
+        streams.say(self.stdout, line)
+
+
+def _pulse(
+    supervision: Supervision, project: Project, stack: contextlib.ExitStack
+) -> Pulse:
+    """Return what tells others that the runner is alive, as far as that is wanted."""
+    path, port = supervision.heartbeat_file, supervision.probe_port
+    monitor = None
+    if port is not None:
+        listening = stack.enter_context(listen(supervision.probe_host, port))
+        logger.info("Probes are answered on port %s", listening.getsockname()[1])
+        metrics = "background_task.metrics:metrics"
+        monitor = Monitor(listening, metrics, project.environment)
+    return Pulse(Heartbeat(path) if path else None, monitor)
 
 
 def _tell_of_sqlite(workers: int) -> None:
@@ -210,15 +299,16 @@ def _tell_of_sqlite(workers: int) -> None:
         return
     if mode not in ("IMMEDIATE", "EXCLUSIVE"):
         logger.warning(
-            'With %s workers on SQLite tasks may fail with "database is locked". '
-            'Set "transaction_mode": "IMMEDIATE" and "timeout": 20 in '
-            'DATABASES["%s"]["OPTIONS"], so that their transactions wait their turn.',
+            'With %s workers on SQLite tasks may fail with "database is locked". Have '
+            "their transactions wait their turn, and reading go on meanwhile: "
+            'DATABASES["%s"]["OPTIONS"] = %s',
             workers,
             alias,
+            json.dumps(_SQLITE_OPTIONS),
         )
 
 
-def _why_in_process() -> str | None:
+def why_in_process() -> str | None:
     """Say why no other process could see this one's tasks; None if it could."""
     connection = connections[router.db_for_write(Task)]
     if connection.in_atomic_block:
@@ -232,7 +322,16 @@ def _is_in_memory(connection: Any) -> bool:
     return bool(connection.is_in_memory_db())
 
 
-def _first_line(supervision: Supervision, queues: list[str]) -> str:
+def _queues(served: Served, pools: Mapping[str, int]) -> str:
+    """Say which queues are served, and the slots of those that have their own."""
+    sized = [f"{name}:{size}" for name, size in pools.items()]
+    shared = sorted(served.queues.difference(pools))
+    excluded = ", ".join(sorted(filter(None, served.excluded)))
+    text = f"queues: {', '.join([*sized, *shared])}" if served.queues else "every queue"
+    return f"{text} but {excluded}" if excluded else text
+
+
+def _first_line(supervision: Supervision, served: Served) -> str:
     options, rules = supervision.options, supervision.rules
     connection = connections[router.db_for_write(Task)]
     where = connection.settings_dict
@@ -243,7 +342,7 @@ def _first_line(supervision: Supervision, queues: list[str]) -> str:
     parts = [
         f"django-background-tasks {__version__}",
         database,
-        f"queues: {', '.join(queues)}" if queues else "every queue",
+        _queues(served, options.pools),
         f"{options.workers} worker{'s' if options.workers > 1 else ''}",
         *_reuse(options.tasks_per_process),
         supervision.start_method,

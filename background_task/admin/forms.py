@@ -1,0 +1,55 @@
+"""What may be changed of a task, and what is refused."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+
+from background_task.managers import params_text
+from background_task.models import Task
+
+if TYPE_CHECKING:
+    ModelForm = forms.ModelForm[Task]
+else:  # Django's own class takes no parameters
+    ModelForm = forms.ModelForm
+
+
+class TaskForm(ModelForm):
+    """Changes a task, or makes one that can run."""
+
+    class Meta:
+        help_texts = {
+            "task_name": "As a tasks.py of the project has it, such as "
+            "shop.tasks.send_receipt. A name that is in none of them is never run.",
+            "task_params": "JSON: a list of the positional arguments and an object "
+            'of the others, such as [[7], {"copies": 2}].',
+        }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field: Any = self.fields.get("repeat")
+        seconds = self.instance.repeat
+        if field is not None and seconds not in dict(Task.REPEAT_CHOICES):
+            said = f"every {seconds} s" if seconds > 0 else f"{seconds} s: never"
+            field.choices = [*field.choices, (seconds, said)]
+
+    def clean_task_params(self) -> str:
+        """Refuse what could not be run; leave what is not touched to the letter."""
+        text: str = self.cleaned_data["task_params"]
+        if "task_params" not in self.changed_data and self.instance.pk:
+            return text
+        try:
+            args, kwargs = json.loads(text)
+        except (TypeError, ValueError):
+            args = kwargs = None
+        if not isinstance(args, list) or not isinstance(kwargs, dict):
+            raise forms.ValidationError(
+                'This must be a list and an object in JSON, such as [[7], {"copies": 2}'
+                "] or [[], {}]."
+            )
+        return params_text(args, kwargs)
+
+    def _get_validation_exclusions(self) -> set[str]:
+        """Let a `repeat` stay that is none of the choices: a call may give any."""
+        exclude: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]
+        return exclude if "repeat" in self.changed_data else exclude | {"repeat"}
