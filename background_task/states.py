@@ -20,19 +20,20 @@ class State(TextChoices):
     DUE = "due", _("due")  # its moment has come
     RUNNING = "running", _("running")  # a runner holds it
     FAILED = "failed", _("failed")  # for good
+    CANCELLED = "cancelled", _("cancelled")  # or stopped, by a person
     DONE = "done", _("done")
 
 
 OF_TASKS = (State.WAITING, State.RETRYING, State.DUE, State.RUNNING, State.FAILED)
-OF_COMPLETED = (State.DONE, State.FAILED)
+OF_COMPLETED = (State.DONE, State.FAILED, State.CANCELLED)
 
 
 def state_of(task: BaseTask, now: datetime) -> State:
     """Return the state that a row shows at the moment `now`."""
+    if isinstance(task, CompletedTask):
+        return _state_of_completed(task)
     if task.failed_at is not None:
         return State.FAILED
-    if isinstance(task, CompletedTask):
-        return State.DONE
     if task.locked_by is not None:
         return State.RUNNING
     if task.run_at <= now:
@@ -40,11 +41,24 @@ def state_of(task: BaseTask, now: datetime) -> State:
     return State.RETRYING if task.attempts else State.WAITING
 
 
+def _state_of_completed(task: CompletedTask) -> State:
+    if task.failed_at is None:
+        return State.DONE
+    by_a_person = task.last_error.startswith(CANCELLED)
+    return State.CANCELLED if by_a_person else State.FAILED
+
+
 def in_state(state: str, now: datetime, *, completed: bool = False) -> Q:
     """Return the condition that finds the rows of a state, as `state_of` has it."""
     failed = Q(failed_at__isnull=False)
     if completed:
-        return failed if state == State.FAILED else Q(failed_at=None)
+        cancelled = Q(last_error__startswith=CANCELLED)
+        of_completed: dict[Any, Q] = {
+            State.DONE: ~failed,
+            State.FAILED: failed & ~cancelled,
+            State.CANCELLED: failed & cancelled,
+        }
+        return of_completed[state]
     free = Q(failed_at=None, locked_by=None)
     conditions: dict[Any, Q] = {
         State.WAITING: free & Q(run_at__gt=now, attempts=0),

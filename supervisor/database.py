@@ -508,13 +508,20 @@ class DatabaseQueue:
         self._log(level, text, f"{what}. {outcome}", extra=said)
 
     def _tell(self, claim: Any, entry: Any, outcome: Outcome) -> None:
-        """Log what was recorded: the one record at ERROR of a try that ended badly."""
-        if isinstance(outcome, Succeeded):
-            level, text, more = logging.INFO, "Ran task and deleting %s", []
-        else:
-            level, more = logging.ERROR, [str(outcome)]
-            is_over = entry.completed is not None
-            text = "Failed for good: %s\n%s" if is_over else "Rescheduling %s\n%s"
+        """Log what was recorded: the one record at ERROR of a try that ended badly.
+
+        What a person has stopped has not: nobody is to be woken for it.
+        """
+        more = [str(outcome)]
+        match outcome:
+            case Succeeded():
+                level, text, more = logging.INFO, "Ran task and deleting %s", []
+            case Cancelled():
+                level, text = logging.WARNING, "Stopped for good: %s\n%s"
+            case _ if entry.completed is not None:
+                level, text = logging.ERROR, "Failed for good: %s\n%s"
+            case _:
+                level, text = logging.ERROR, "Rescheduling %s\n%s"
         task, kind = entry.task, type(outcome).__name__
         said = logrecords.fields(task, task.attempts, claim.locked_by, kind)
         self._log(level, text, f"task {task.with_id()}", *more, extra=said)

@@ -1,5 +1,6 @@
 """How can a try end? A closed set; each outcome's text becomes the row's last_error."""
 
+import math
 import signal
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -73,7 +74,7 @@ class OutOfMemory:
             limit = f"{size_text(self.limit)} ({self.limit_name})"
             return f"MemoryError at the hard limit of {limit}\n{self.error}"
         return (
-            f"Stopped at {self.used / MIB:.0f} MiB of memory: over the limit of "
+            f"Stopped at {math.ceil(self.used / MIB)} MiB of memory: over the limit of "
             f"{size_text(self.limit)} ({self.limit_name})"
         )
 

@@ -39,7 +39,14 @@ _MARKS = {
     State.DUE: "◷",
     State.RUNNING: "▶",
     State.FAILED: "✕",
+    State.CANCELLED: "⊘",
     State.DONE: "✓",
+}
+
+# The badge of a try that ended so; any other has failed.
+_STATE_AFTER: dict[str, State] = {
+    Attempt.Outcome.SUCCEEDED: State.DONE,
+    Attempt.Outcome.CANCELLED: State.CANCELLED,
 }
 
 Row = tuple[str | Promise, Any]
@@ -101,8 +108,7 @@ def outcome_badge(attempt: Attempt | None) -> str | None:
     """Return how a try ended; None, which is a dash, for no try."""
     if attempt is None:
         return None
-    well = attempt.outcome == Attempt.Outcome.SUCCEEDED
-    state = State.DONE if well else State.FAILED
+    state = _STATE_AFTER.get(attempt.outcome, State.FAILED)
     return badge(state.value, _MARKS[state], attempt.get_outcome_display())
 
 

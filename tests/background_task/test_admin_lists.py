@@ -84,6 +84,7 @@ class StateTests(ListTestCase):
         one_of_each()
         make_completed("done")
         make_completed("failed for good", failed_at=NOW)
+        make_completed("stopped", failed_at=NOW, last_error="Cancelled by ann")
 
         tasks = self.shown(Task, "status")
         completed = self.shown(CompletedTask, "status")
@@ -93,6 +94,7 @@ class StateTests(ListTestCase):
             self.assertIn(f"</span> {name}</span>", html)
         self.assertIn("</span> done</span>", completed["done"])
         self.assertIn("</span> failed</span>", completed["failed for good"])
+        self.assertIn("</span> cancelled</span>", completed["stopped"])
         marks = {html.split("</span>")[0][-1] for html in tasks.values()}
         self.assertEqual(len(marks), 5)  # not by colour alone
 
@@ -105,7 +107,8 @@ class StateTests(ListTestCase):
 
         make_completed("done")
         make_completed("failed", failed_at=NOW)
-        for state in ("done", "failed"):
+        make_completed("cancelled", failed_at=NOW, last_error="Cancelled by ann")
+        for state in ("done", "failed", "cancelled"):
             self.assertEqual(self.names(CompletedTask, status=state), {state})
 
 

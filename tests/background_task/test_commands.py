@@ -260,7 +260,7 @@ class RetryTests(CommandTestCase):
         by_row, _ = self.call("tasks_retry", "--completed", other.pk)
         second = Task.objects.exclude(pk=first.pk).get()
 
-        self.assertEqual(by_id, f"Task {pk} waits again.\nTried again: 1\n")
+        self.assertEqual(by_id, f"Task {pk} waits again.\nWaiting again: 1\n")
         self.assertEqual(first.pk, pk)
         self.assertIn("waits", self.call("task_log", pk)[1])
         self.assertIn(
@@ -306,9 +306,9 @@ class RetryTests(CommandTestCase):
         self.assertFalse(Task.objects.exists())
         wet, _ = self.call(*asked)
 
-        self.assertEqual(dry, "Would be tried again: 1\n")
-        self.assertTrue(wet.endswith("\nTried again: 1\n"))
-        self.assertIn("\nTried again: 2\n", self.call("tasks_retry", "--all")[0])
+        self.assertEqual(dry, "Would wait again: 1\n")
+        self.assertTrue(wet.endswith("\nWaiting again: 1\n"))
+        self.assertIn("\nWaiting again: 2\n", self.call("tasks_retry", "--all")[0])
 
     def test_what_waits_for_its_next_try_is_due_now(self):
         later = timezone.now() + timedelta(hours=1)

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from background_task import control
 from background_task.models import Runner
 from tests.app import misbehaving
 
@@ -72,6 +73,23 @@ class LogRecordTests(LifecycleTestCase):
             self.assertEqual(record["runner"], supervisor.pk)
             self.assertEqual(record["logger"], "background_task.tasks")
         self.assertEqual(len(records(output, level="ERROR")), len(ends), output)
+
+    def test_what_somebody_has_stopped_is_no_error(self):
+        task = misbehaving.work(str(self.journal), "stopped", 600)
+        with supervised(settings=JSON) as runner:
+            self.journal.pid_of("stopped")
+            control.stop([task.pk], "ops")
+            wait_until(
+                lambda: records(runner.output, outcome="Cancelled"), what="it is told"
+            )
+            stop(runner)
+            output = runner.output
+
+        (record,) = records(output, outcome="Cancelled")
+        self.assertLessEqual(of(task).items(), record.items())
+        self.assertEqual(record["level"], "WARNING")
+        self.assertIn("Cancelled by ops", record["text"])
+        self.assertEqual(records(output, level="ERROR"), [])
 
     def test_a_lost_try_is_an_error_of_the_runner_that_held_it(self):
         task = misbehaving.work(str(self.journal), "lost", 600)

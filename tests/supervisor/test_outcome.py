@@ -29,8 +29,8 @@ TEXTS = [
     (TimedOut(3600.0, "MAX_RUN_TIME"), "Stopped after 3600 s (MAX_RUN_TIME)"),
     (TimedOut(0.5, "MAX_RUN_TIME"), "Stopped after 0.5 s (MAX_RUN_TIME)"),
     (
-        OutOfMemory(612 * MIB + 1, 512 * MIB, "--memory-limit"),
-        "Stopped at 612 MiB of memory: over the limit of 512 MiB (--memory-limit)",
+        OutOfMemory(512 * MIB + 1, 512 * MIB, "--memory-limit"),
+        "Stopped at 513 MiB of memory: over the limit of 512 MiB (--memory-limit)",
     ),
     (Crashed(3), "Crashed: the process exited with code 3 without a report"),
     (Crashed(0), "Crashed: the process exited with code 0 without a report"),

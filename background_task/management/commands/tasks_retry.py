@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 
 from background_task import control
 from background_task.models import CompletedTask, Task
-from background_task.states import CANCELLED
+from background_task.states import State, in_state
 
 from ._family import EX_NOT, Family, doing, duration
 
@@ -19,8 +19,9 @@ class Command(Family):
         "Have tasks that failed for good wait again, under their ids and with all "
         "their attempts; their completed rows go, so that nothing is retried twice. "
         "With --waiting instead: have tasks that wait for their next try, or that were "
-        "given up in place, be due now. What succeeded and what runs is left alone. So "
-        "is what somebody has cancelled, unless its id is given."
+        "given up in place, be due now; by its id, one that waits for its first try, "
+        "too. What succeeded and what runs is left alone. So is what somebody has "
+        "cancelled, unless its id is given."
     )
     examples = """\
   manage.py tasks_retry 4711 4712               these tasks, by the ids in the log
@@ -52,7 +53,8 @@ class Command(Family):
         parser.add_argument(
             "--waiting",
             action="store_true",
-            help="tasks that wait for their next try, instead of what failed for good",
+            help="have tasks that wait for their next try be due now, instead of what "
+            "failed for good",
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="say how many, and change nothing"
@@ -65,7 +67,9 @@ class Command(Family):
         column = "pk" if options["waiting"] else "task_id"
         found = dict(rows.order_by("pk").values_list("pk", column))
         if options["dry_run"]:
-            self.say(_("Would be tried again: %(n)d") % {"n": len(found)})
+            waiting = options["waiting"]
+            text = _("Would be due: %(n)d") if waiting else _("Would wait again: %(n)d")
+            self.say(text % {"n": len(found)})
         else:
             self._retry(found, options)
         why = [_why_not(pk, options) for pk in _missed(found, options)]
@@ -74,13 +78,12 @@ class Command(Family):
 
     def _retry(self, found: dict[int, int | None], options: dict[str, Any]) -> None:
         if options["waiting"]:
-            n = control.run_now(found)
-        else:
-            new = control.retry(found)
-            n = len(new)
-            for row, pk in new.items():
-                self.say(_again_text(row, found[row], pk))
-        self.say(_("Tried again: %(n)d") % {"n": n})
+            self.say(_("Due now: %(n)d") % {"n": control.run_now(found)})
+            return
+        new = control.retry(found)
+        for row, pk in new.items():
+            self.say(_again_text(row, found[row], pk))
+        self.say(_("Waiting again: %(n)d") % {"n": len(new)})
 
 
 def _again_text(row: int, former: int | None, pk: int) -> str:
@@ -128,13 +131,14 @@ def _check(options: dict[str, Any]) -> None:
 
 
 def _failed(options: dict[str, Any]) -> Any:
-    rows = CompletedTask.objects.using(router.db_for_write(CompletedTask)).failed()
+    rows = CompletedTask.objects.using(router.db_for_write(CompletedTask))
     if options["ids"]:
         column = "pk__in" if options["completed"] else "task_id__in"
-        return rows.filter(**{column: options["ids"]})
+        return rows.failed().filter(**{column: options["ids"]})
+    rows = rows.filter(in_state(State.FAILED, timezone.now(), completed=True))
     if options["failed_since"]:
         rows = rows.filter(failed_at__gt=timezone.now() - options["failed_since"])
-    return _narrowed(rows, options).exclude(last_error__startswith=CANCELLED)
+    return _narrowed(rows, options)
 
 
 def _waiting(options: dict[str, Any]) -> Any:
