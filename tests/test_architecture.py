@@ -32,7 +32,7 @@ def name(path):
 
 @pytest.mark.parametrize("path", SUPERVISOR, ids=name)
 def test_the_supervisor_imports_the_standard_library_and_two_packages_only(path):
-    if path.name == "database.py":
+    if path.name.startswith("database"):
         pytest.skip("the one seam")
 
     roots = {m.partition(".")[0] for m in imported(path) if not m.startswith("..")}

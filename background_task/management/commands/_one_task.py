@@ -6,17 +6,15 @@ Called in the bookkeeper's process; see `supervisor.queue` for the methods.
 import contextlib
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from django.utils import timezone
 
-from background_task.exceptions import last_line
 from background_task.supervisor.database import DatabaseQueue
 from background_task.supervisor.evidence import Ended
 from background_task.supervisor.job import Job
-from background_task.supervisor.outcome import Failed, Outcome, OutOfMemory, Released
+from background_task.supervisor.outcome import Released
 from background_task.supervisor.queue import (
     Orders,
     QueueUnavailable,
@@ -97,6 +95,7 @@ class OneTask(_OfOne):
         self, environment: dict[str, Any], arguments: dict[str, Any], runner: Runner
     ) -> None:
         super().__init__(environment, arguments, runner)
+        self._writer.briefly = True  # the command itself shows the traceback
         self._only = {"pk": arguments["task"], "attempts": arguments["attempts"]}
 
     def open(self, *, register: bool) -> None:
@@ -132,12 +131,6 @@ class OneTask(_OfOne):
     def _is_free(self) -> bool:
         with self._translated():
             return bool(self._claims.is_free(**self._only))
-
-    def _tell(self, claim: Any, entry: Any, outcome: Outcome) -> None:
-        """Log it without the traceback, which the command itself shows."""
-        if isinstance(outcome, Failed | OutOfMemory):
-            outcome = replace(outcome, error=last_line(outcome.error))
-        super()._tell(claim, entry, outcome)
 
 
 class Replay(_OfOne):

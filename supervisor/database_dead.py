@@ -1,0 +1,159 @@
+"""What becomes of what the dead have left?"""
+
+import logging
+from typing import Any
+
+from django.db import connections, models, transaction
+
+from background_task import books, claims, leases
+from background_task.models import Runner as RunnerRow
+from background_task.models import Task
+from background_task.outages import is_passing, say_no_values
+
+from . import clock, processes
+from .database_endings import Writer
+from .evidence import Ended
+from .outcome import Lost
+from .queue import Runner
+
+logger = logging.getLogger("background_task.tasks")
+
+# Seconds between two looks for locks that no runner's end explains: their owners were
+# never runners of ours, or have vanished from the table.
+_STRANGERS_EVERY = 10.0
+
+
+class Dead:
+    """Finds runners that are dead, and records what they held as lost."""
+
+    def __init__(self, alias: str, runner: Runner, writer: Writer) -> None:
+        """`runner` is ours."""
+        self._alias = alias
+        self._connection = connections[alias]
+        self._runner = runner
+        self._writer = writer
+        self._strangers_at = 0.0
+        self._left_alone: set[books.Claim] = set()  # they can't be settled
+
+    def neighbours(self) -> list[Runner]:
+        """Return the runners of our place that are dead."""
+        rows = list(
+            self._runners()
+            .filter(place=self._runner.place)
+            .exclude(pk=self._runner.id)
+            .only("pk", "host", "place", "pid", "pid_started")
+        )
+        if not rows:
+            return []
+        lapsed = set(leases.lapsed().values_list("pk", flat=True))
+        return [
+            Runner(row.id, row.host, row.place, row.pid, row.pid_started)
+            for row in rows
+            if self._is_dead(row, lapsed=row.id in lapsed)
+        ]
+
+    def _is_dead(self, neighbour: Any, *, lapsed: bool) -> bool:
+        match processes.presence(neighbour.pid, neighbour.pid_started):
+            case "gone":
+                return True
+            case "hidden":  # nothing but its lease tells
+                return lapsed
+            case "there":  # with SQLite, a long wait for the one lock is normal
+                return lapsed and self._connection.vendor != "sqlite"
+
+    def rescue(self, runner: str | None = None) -> int:
+        """Record what this dead runner held as lost, or what all of elsewhere did.
+
+        Returns how many tries that were.
+        """
+        if runner is not None:
+            return self._lose(runner, "its runner died")
+        others = leases.lapsed().exclude(place=self._runner.place)
+        lost = sum(
+            self._lose(pk, f"nothing was heard of its runner on {host}")
+            for pk, host in list(others.values_list("pk", "host"))
+        )
+        if self._strangers_at <= clock.now():
+            lost += self._rescue_from_strangers()
+            claims.free_expired()  # what is left of expired locks is a pid's
+            self._strangers_at = clock.now() + _STRANGERS_EVERY
+        return lost
+
+    def _lose(self, owner: str, why: str) -> int:
+        """Record what a dead owner held as lost, and forget it if it is a runner.
+
+        Both or neither; one by one if something is refused, for the others' sake.
+        """
+        try:
+            return self._lose_together(owner, Lost(why))
+        except Exception as error:
+            if is_passing(self._connection, error):
+                raise
+            say_no_values(error)
+            logger.exception("What %s held is lost one by one", owner)
+        tries = self._lose_each(owner, Lost(why))
+        return tries + self._lose_together(owner, Lost(why))
+
+    def _lose_together(self, owner: str, lost: Lost) -> int:
+        with transaction.atomic(using=self._alias):
+            row = self._runners().filter(pk=owner)
+            found = row.select_for_update().values_list("host", flat=True).first()
+            self._writer.hosts[owner] = found or ""
+            # What another has locked is a stranger's from now on, for a later round.
+            held = books.held_by(owner, skip_locked=True)
+            theirs = [claim for claim in held if claim not in self._left_alone]
+            if theirs:
+                self._writer.record(dict.fromkeys(theirs, Ended(lost)))
+            row.delete()
+        return len(theirs)
+
+    def _lose_each(self, owner: str, lost: Lost) -> int:
+        held = books.held_by(owner)
+        return sum(
+            self._lose_one(claim, lost)
+            for claim in held
+            if claim not in self._left_alone
+        )
+
+    def _lose_one(self, claim: Any, lost: Lost) -> bool:
+        """Record it as lost, else abandon it, else leave it alone from now on."""
+        try:
+            with transaction.atomic(using=self._alias):
+                self._writer.record({claim: Ended(lost)})
+            return True
+        except Exception as error:
+            if is_passing(self._connection, error):
+                raise
+            say_no_values(error)
+            logger.exception("Task %s could not be lost", claim.pk)
+            text = f"{lost}; that could not be recorded: {error}"
+        try:
+            return bool(books.abandon(claim, text))
+        except Exception as error:
+            if is_passing(self._connection, error):
+                raise
+            say_no_values(error)
+            logger.exception(
+                "Task %s can't even be abandoned: it stays locked by %r, and this "
+                "runner leaves it alone from now on",
+                *claim[:2],
+            )
+            self._left_alone.add(claim)
+            return False
+
+    def _rescue_from_strangers(self) -> int:
+        """Rows that are locked by what is no number and no runner: nobody has them."""
+        known = self._runners().filter(pk=models.OuterRef("locked_by"))
+        owners = (
+            Task.objects.using(self._alias)
+            .exclude(locked_by=None)
+            .exclude(locked_by=self._runner.id)  # if its row is gone: fenced, not lost
+            .exclude(models.Exists(known))
+            .values_list("locked_by", flat=True)
+            .distinct()
+        )
+        strangers = [owner for owner in owners if owner and not owner.isdecimal()]
+        return sum(self._lose(owner, "its runner is unknown") for owner in strangers)
+
+    def _runners(self) -> Any:
+        return RunnerRow._base_manager.using(self._alias)
