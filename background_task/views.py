@@ -16,8 +16,8 @@ from . import control, dashboard, diagnosis, display
 from .models import Attempt, Control, Runner, Task
 
 CONTROL = "background_task.control_task"
+CONFIRM = "confirm.html"  # whether something is meant
 _TEMPLATES = "admin/background_task"
-CONFIRM = f"{_TEMPLATES}/confirm.html"  # of the lists and pages, too
 _LONGEST_TARGET = Control._meta.get_field("target").max_length or 0
 
 
@@ -50,7 +50,7 @@ def see(request: HttpRequest, site: admin.AdminSite) -> HttpResponse:
         request.current_app = site.name
         return TemplateResponse(request, name, context)
     context |= {"title": _("Dashboard"), "opts": Task._meta}
-    return _page(request, site, "dashboard.html", context)
+    return page(request, site, "dashboard.html", context)
 
 
 def order(request: HttpRequest, site: admin.AdminSite, verb: str) -> HttpResponse:
@@ -72,16 +72,17 @@ def order(request: HttpRequest, site: admin.AdminSite, verb: str) -> HttpRespons
             "trail": [(address, _("Dashboard"))],
             "back": address,
         }
-        return _page(request, site, "confirm.html", context)
+        return page(request, site, CONFIRM, context)
     level, text = wanted.give(request.user.get_username())
     dashboard.forget()
     messages.add_message(request, level, text)
     return HttpResponseRedirect(address)
 
 
-def _page(
+def page(
     request: HttpRequest, site: admin.AdminSite, name: str, context: dict[str, Any]
 ) -> HttpResponse:
+    """Return a page of this app's in the frame of an admin."""
     request.current_app = site.name
     context = {**site.each_context(request), **context}
     return TemplateResponse(request, f"{_TEMPLATES}/{name}", context)

@@ -8,7 +8,6 @@ from typing import Any
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.text import capfirst
 from django.utils.translation import ngettext
@@ -67,11 +66,8 @@ def ask_of_chosen(
 def _page(
     modeladmin: Any, request: HttpRequest, action: Any, context: dict[str, Any]
 ) -> HttpResponse:
-    site = modeladmin.admin_site
-    request.current_app = site.name
     context |= {"opts": modeladmin.opts, "consequence": action.consequence}
-    context = {**site.each_context(request), **context}
-    return TemplateResponse(request, views.CONFIRM, context)
+    return views.page(request, modeladmin.admin_site, views.CONFIRM, context)
 
 
 def _called(row: Any) -> str:
