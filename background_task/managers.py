@@ -170,7 +170,7 @@ class TaskManager(_TaskManager["Task"]):
     ) -> "Task":
         """Return a task that is not saved yet.
 
-        `repeat` is in seconds. `remove_existing_tasks` deletes, now, the waiting tasks
+        An empty `queue` is none. `repeat` is in seconds. `remove_existing_tasks` deletes, now, the waiting tasks
         of the same name and arguments, whatever their queue. Raises ValueError or
         TypeError, and deletes nothing, for what could not be saved.
         """
@@ -191,7 +191,7 @@ class TaskManager(_TaskManager["Task"]):
             task_hash=task_hash,
             priority=priority,
             run_at=timezone.now() if run_at is None else run_at,
-            queue=queue,
+            queue=queue or None,
             verbose_name=verbose_name,
             creator=creator,
             repeat=repeat or self.model.NEVER,

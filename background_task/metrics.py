@@ -223,6 +223,10 @@ class Depth:
     size: int
     oldest: datetime | None
 
+    def __add__(self, other: "Depth") -> "Depth":
+        moments = [at for at in (self.oldest, other.oldest) if at is not None]
+        return Depth(self.size + other.size, min(moments, default=None))
+
     def age(self, now: datetime) -> float:
         """Return for how many seconds the first has been due; 0 if none is."""
         if self.oldest is None:
@@ -306,7 +310,11 @@ def depths() -> Waiting:
         paused = {row.target for row in control.paused()[:_MOST_QUEUES]}
     finally:
         connection.close()
-    queues = {row["queue"] or "": Depth(row["size"], row["oldest"]) for row in found}
+    queues: dict[str, Depth] = {}
+    for row in found:
+        depth = Depth(row["size"], row["oldest"])
+        queue = row["queue"] or ""  # rows of 1.2.8 may have an empty one
+        queues[queue] = depth + queues[queue] if queue in queues else depth
     everything = control.EVERY_QUEUE in paused
     idle = dict.fromkeys(paused - {control.EVERY_QUEUE}, Depth(0, None))
     return Waiting({**idle, **queues}, frozenset(paused), everything)

@@ -31,8 +31,8 @@ from .served import EVERYTHING, Served
 from .states import CANCELLED
 
 MOST = 10_000  # rows that are counted of one kind
-_QUEUES = 200  # that are looked at
-_PRIORITIES = 16  # of one queue, whose due tasks are counted
+_QUEUES = 200  # that are looked at, beside those in which something is late
+_PRIORITIES = 16  # of one queue, whose due tasks are counted, of more than `MOST`
 _NAMES = 5  # of failed tasks, or of unregistered ones, that are told
 # So long a due task may have a name that is not registered here: in a deploy, or with
 # another project in the same table, somebody else's runner takes it before.
@@ -169,13 +169,14 @@ def count_text(n: int) -> str:
 # Queues
 
 
-def queues(now: datetime, only: str | None = None) -> list[Queue]:
+def queues(now: datetime, only: Collection[str] | None = None) -> list[Queue]:
     """Return what is in each queue in which something waits or runs; none comes first.
 
-    `only` that one, if it is named; it is returned even if nothing is in it.
+    `only` those, if they are named; they are returned even if nothing is in them.
     """
     with by_index(_database()):
-        names = _names() if only is None else [only]
+        late = _ask_late(now)
+        names = list(only) if only is not None else _names(late)
         held = _counted(_tasks().filter(locked_by__gt=""), lambda row: True)
         abandoned = _counted(
             _tasks().filter(failed_at__gt=now - _HUNDRED_YEARS), lambda row: True
@@ -183,21 +184,56 @@ def queues(now: datetime, only: str | None = None) -> list[Queue]:
         retrying = _counted(_tasks().filter(attempts__gt=0), _waits)
         paused = list(control.paused())
         return [
-            _queue(name, now, held, abandoned, retrying, control.pause_of(name, paused))
+            _queue(
+                name,
+                now,
+                late,
+                held,
+                abandoned,
+                retrying,
+                control.pause_of(name, paused),
+            )
             for name in names
         ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Late:
+    """What has been due for longest, whatever its queue and priority are."""
+
+    due: Counter[str | None]  # how many, by queue
+    first: dict[str | None, int]  # the one that was due first, by queue
+    is_all: bool  # else there are more
+
+
+def _ask_late(now: datetime) -> _Late:
+    """Read the first `MOST` rows whose moment has come, and take those that wait.
+
+    Which of them wait is not asked of the database: SQLite and MariaDB would go by an
+    index of that, and sort all that wait.
+    """
+    due: Counter[str | None] = Counter()
+    first: dict[str | None, int] = {}
+    rows = _tasks().filter(run_at__lte=now).order_by("run_at")
+    found = list(rows.values_list("queue", "pk", "locked_by", "failed_at")[: MOST + 1])
+    for queue, pk, locked_by, failed_at in found:
+        if locked_by is None and failed_at is None:
+            due[queue] += 1
+            first.setdefault(queue, pk)
+    return _Late(due=due, first=first, is_all=len(found) <= MOST)
 
 
 def _queue(
     name: str | None,
     now: datetime,
+    late: _Late,
     held: Counter[str | None],
     abandoned: Counter[str | None],
     retrying: Counter[str | None],
     pause: Control | None,
 ) -> Queue:
     lane = _tasks().filter(WAITING).filter(queue=name)
-    due, oldest = _due(lane, now)
+    due, oldest = _due(name, lane, late, now)
     return Queue(
         name=name,
         waiting=max(_count(lane), due),
@@ -211,14 +247,38 @@ def _queue(
     )
 
 
-def _names() -> list[str | None]:
-    """Return the queues that tasks are in, no queue first."""
+def _names(late: _Late) -> list[str | None]:
+    """Return the queues that tasks are in, no queue first.
+
+    The first ones by name, and all of those in which something is late.
+    """
     found: list[str | None] = [None] if _tasks().filter(queue=None).exists() else []
-    return [*found, *queues_of(_tasks(), _QUEUES)]
+    named = {*queues_of(_tasks(), _QUEUES), *late.due}
+    return [*found, *sorted(name for name in named if name is not None)]
 
 
-def _due(lane: QuerySet[Task], now: datetime) -> tuple[int, datetime | None]:
-    """Return how many tasks of a queue are due, and since when the first one is.
+def _due(
+    name: str | None, lane: QuerySet[Task], late: _Late, now: datetime
+) -> tuple[int, datetime | None]:
+    """Return how many tasks of a queue are due, and since when the first one is."""
+    count = late.due[name]
+    moments = _moments(_tasks().filter(pk=late.first.get(name)))
+    if not late.is_all:
+        more, others = _due_by_priority(lane, now)
+        count = max(count, more)
+        moments += others
+    return count, min(moments, default=None)
+
+
+def _moments(rows: QuerySet[Task]) -> list[datetime]:
+    """Return the first one's `run_at`; nothing for a moment that Python has not."""
+    with contextlib.suppress(*UNREADABLE):
+        return list(rows.values_list("run_at", flat=True)[:1])
+    return []
+
+
+def _due_by_priority(lane: QuerySet[Task], now: datetime) -> tuple[int, list[datetime]]:
+    """Return how many tasks of a queue are due, and moments since which they are.
 
     Priority by priority, since what is due is together in the index there.
     """
@@ -227,10 +287,9 @@ def _due(lane: QuerySet[Task], now: datetime) -> tuple[int, datetime | None]:
     for priority in islice(_priorities(lane), _PRIORITIES):
         level = lane.filter(priority=priority, run_at__lte=now)
         rows = level.order_by(*_order("priority", "run_at"))
-        with contextlib.suppress(*UNREADABLE):  # a moment that Python has not
-            moments += rows.values_list("run_at", flat=True)[:1]
+        moments += _moments(rows)
         count = min(count + rows[: MOST + 1].count(), MOST + 1)
-    return count, min(moments, default=None)
+    return count, moments
 
 
 def _priorities(lane: QuerySet[Task]) -> Iterator[int]:

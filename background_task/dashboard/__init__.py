@@ -19,7 +19,7 @@ from background_task.status import Unregistered
 from .counts import COUNTED, Count
 from .depth import QUEUES, Depth, Queue, ask_depth
 from .kept import Kept
-from .runners import Running, Seen, ask_runners, ask_running
+from .runners import Running, Seen, ask_runners, ask_running, ask_strangers
 from .tries import TRIES, Tries, ask_tries
 
 __all__ = [
@@ -45,8 +45,10 @@ class Dashboard:
     queues: list[Queue]
     every_queue: Control | None  # the pause of all
     runners: list[Seen]
-    running: list[Running]
+    running: list[Running]  # as far as it is shown
+    told: int  # how many tasks the runners tell of: they have run for a second
     locked: Count
+    strangers: Count  # of the locked ones, those that no runner holds
     tries: Tries
     unregistered: list[Unregistered]  # nothing is known if it is empty
 
@@ -66,10 +68,15 @@ class Dashboard:
         return sum(runner.row.slots or 0 for runner in self.alive)
 
     @property
+    def more(self) -> int:
+        """How many tasks run that are not shown."""
+        return self.told - len(self.running)
+
+    @property
     def brief(self) -> Count:
-        """How many tasks are held that have not been running for a second."""
-        number = max(0, self.locked.number - len(self.running))
-        return Count(number, self.locked.is_all)
+        """How many tasks runners hold that have not been running for a second."""
+        number = self.locked.number - self.told - self.strangers.number
+        return Count(max(0, number), self.locked.is_all)
 
     @property
     def oldest(self) -> datetime | None:
@@ -93,14 +100,17 @@ def look() -> Dashboard:
     pauses = {row.target: row for row in asked if row.verb == Control.Verb.PAUSE}
     unregistered = depth.unregistered(list(pauses.values()))
     every_queue = pauses.pop(control.EVERY_QUEUE, None)
+    running, told = ask_running(runners, asked)
     return Dashboard(
         at=timezone.now(),
         depth=depth,
         queues=list(_queues(depth, pauses, runners)),
         every_queue=every_queue,
         runners=runners,
-        running=ask_running(runners, asked),
+        running=running,
+        told=told,
         locked=Count.of(Task.objects.filter(locked_by__isnull=False)),
+        strangers=ask_strangers(),
         tries=_tries(),
         unregistered=unregistered,
     )

@@ -91,7 +91,10 @@ def ask_depth() -> Depth:
                 strange[name, queue] += 1
     oldest = dict(_moments(list(first.values())[:QUEUES]))
     total = Count(due.total(), len(found) <= counts.COUNTED)
-    called = queues_of(Task.objects.all(), QUEUES + 1)
+    # Those in which something is due come first, where not all can be shown.
+    called = dict.fromkeys([*first, *queues_of(Task.objects.all(), QUEUES + 1)])
+    called.pop(None, None)
+    shown = sorted(name for name in list(called)[:QUEUES] if name is not None)
     # One of which everything runs is to be seen, too: it may have to be paused.
     running = Task.objects.exclude(locked_by=None).values_list("queue", flat=True)
     held = set(running[: counts.COUNTED])
@@ -102,7 +105,7 @@ def ask_depth() -> Depth:
             due=Count(due[name], total.is_all),
             oldest=oldest.get(first.get(name)),
         )
-        for name in (None, *called[:QUEUES])
+        for name in (None, *shown)
         if (waiting := Count.of(_waiting().filter(queue=name))) or name in held
     }
     return Depth(

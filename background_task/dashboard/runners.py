@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from background_task import display, leases
 from background_task.models import Control, Runner, Task
+
+from .counts import Count
 
 ROWS = 100  # of what runs, and of runners
 
@@ -94,8 +97,13 @@ def ask_runners(asked: Iterable[Control]) -> list[Seen]:
     ]
 
 
-def ask_running(runners: Iterable[Seen], asked: Iterable[Control]) -> list[Running]:
-    """Return what runs, the longest first; of one task what a living runner says."""
+def ask_running(
+    runners: Iterable[Seen], asked: Iterable[Control]
+) -> tuple[list[Running], int]:
+    """Return what runs, the longest first, as far as it is shown; and how much does.
+
+    Of one task what a living runner says.
+    """
     told: dict[int, tuple[dict[str, Any], Seen]] = {}
     for runner in runners:  # the living ones are the first
         for entry in runner.row.running or ():
@@ -105,7 +113,7 @@ def ask_running(runners: Iterable[Seen], asked: Iterable[Control]) -> list[Runni
     rows = tasks.in_bulk([entry["task"] for entry, _ in shown])
     stopped = {row.target: row.by for row in asked if row.verb == Control.Verb.STOP}
     now = time.time()
-    return [
+    running = [
         Running(
             task=entry["task"],
             name=entry["name"],
@@ -120,3 +128,10 @@ def ask_running(runners: Iterable[Seen], asked: Iterable[Control]) -> list[Runni
         )
         for entry, runner in shown
     ]
+    return running, len(told)
+
+
+def ask_strangers() -> Count:
+    """Return how many tasks are held by what has no row: 1.2.8, or --in-process."""
+    known = Runner.objects.filter(pk=OuterRef("locked_by"))
+    return Count.of(Task.objects.exclude(locked_by=None).exclude(Exists(known)))

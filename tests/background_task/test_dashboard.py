@@ -1,6 +1,7 @@
 """What the dashboard says, and who may do what there."""
 
 from datetime import UTC, datetime, timedelta
+from unittest import mock
 
 from django.contrib.auth.models import Permission, User
 from django.contrib.contenttypes.models import ContentType
@@ -121,6 +122,33 @@ class LookTests(Forgetful):
         self.assertEqual(running.stopped_by, "nina")
         self.assertTrue(running.runner.is_alive)
         self.assertEqual(seen.brief.number, 1)
+
+    def test_what_no_runner_holds_and_what_is_not_shown_have_sentences(self):
+        tasks = [make_claimed_task()[0] for _ in range(4)]
+        make_telling_runner(running=[entry(task) for task in tasks[:3]])
+        Task.objects.filter(pk=tasks[3].pk).update(locked_by="4711")
+        self.client.force_login(User.objects.create_superuser("root"))
+        with mock.patch.object(dashboard.runners, "ROWS", 2):
+            seen = dashboard.look()
+            page = self.client.get(BOARD)
+
+        self.assertEqual((len(seen.running), seen.more), (2, 1))
+        self.assertEqual((seen.strangers.number, seen.brief.number), (1, 0))
+        self.assertContains(page, "1 more runs.")
+        self.assertContains(page, "1 task is held by a process that is no runner")
+
+    def test_what_is_due_is_seen_behind_queues_in_which_nothing_is(self):
+        for number in range(4):
+            make_task(queue=f"a{number}", run_at=timezone.now() + timedelta(days=1))
+        make_task(queue="zzz", run_at=timezone.now() - timedelta(hours=2))
+        make_telling_runner("other", queues=["a0"])
+        with mock.patch.object(dashboard.depth, "QUEUES", 2):
+            seen = dashboard.look()
+
+        self.assertEqual([queue.name for queue in seen.queues], ["a0", "zzz"])
+        self.assertTrue(seen.depth.has_more)
+        it, *_ = diagnosis.diagnose(seen)
+        self.assertIn("No runner serves queue zzz", it.sentence)
 
     def test_a_runner_whose_lease_is_over_is_told_as_not_heard_of(self):
         make_telling_runner("dead")

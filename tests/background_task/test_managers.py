@@ -63,6 +63,9 @@ class NewTaskTests(TestCase):
         self.assertIsNone(task.pk)
         self.assertEqual(Task.objects.count(), 0)
 
+    def test_an_empty_queue_is_none(self):
+        self.assertIsNone(Task.objects.new_task("mytask", queue="").queue)
+
     def test_arguments_that_json_cannot_hold_are_refused(self):
         with self.assertRaises(TypeError):
             Task.objects.new_task("mytask", (object(),))

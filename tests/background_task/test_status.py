@@ -51,7 +51,7 @@ class QueueTests(TestCase):
 
     def test_nothing_there_is_no_queue(self):
         self.assertEqual(self.queues(), {})
-        self.assertEqual(status.queues(timezone.now(), "mail")[0].waiting, 0)
+        self.assertEqual(status.queues(timezone.now(), ["mail"])[0].waiting, 0)
 
     def test_a_pause_is_of_the_queue_or_of_all(self):
         make_task(queue="mail")
@@ -74,6 +74,34 @@ class QueueTests(TestCase):
         self.assertEqual((mail.waiting, mail.due, mail.retrying), (4, 4, 4))
         self.assertEqual(text, "3+")
         self.assertEqual(status.count_text(3), "3")
+
+    def test_what_is_due_is_seen_behind_whatever_waits(self):
+        now = timezone.now()
+        for number in range(4):
+            make_task(queue=f"a{number}", run_at=now + LATER)
+            make_task(queue="mail", priority=-number, run_at=now + LATER)
+        make_task(queue="mail", priority=-9, run_at=now - LATER)
+        oldest = make_task(queue="zzz", priority=-9, run_at=now - 2 * LATER)
+        with (
+            mock.patch.object(status, "_QUEUES", 2),
+            mock.patch.object(status, "_PRIORITIES", 2),
+        ):
+            seen = self.queues()
+            with mock.patch.object(status, "MOST", 1):
+                cut = self.queues()
+
+        for found in seen, cut:
+            self.assertEqual(found["zzz"].due, 1)
+            self.assertEqual(found["zzz"].oldest_due, oldest.run_at)
+        self.assertEqual(seen["mail"].due, 1)
+
+    def test_what_is_held_or_given_up_is_not_due(self):
+        moment = timezone.now() - LATER
+        make_task(queue="mail", run_at=moment, locked_by="r", locked_at=moment)
+        make_task(queue="mail", run_at=moment, failed_at=moment)
+
+        self.assertEqual(self.queues()["mail"].due, 0)
+        self.assertIsNone(self.queues()["mail"].oldest_due)
 
     def test_more_rows_are_no_more_statements(self):
         make_task(queue="mail")

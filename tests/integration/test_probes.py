@@ -12,7 +12,8 @@ import sys
 
 import pytest
 
-from background_task import control
+from background_task import control, metrics
+from background_task.models import Task
 from background_task.supervisor import processes
 from tests.app import misbehaving
 
@@ -22,7 +23,9 @@ from .tools import (
     attempted,
     completed,
     is_held,
+    make_due,
     refused,
+    row,
     stop,
     supervised,
     title_of,
@@ -438,3 +441,15 @@ class ProbePortTests(LifecycleTestCase):
                 output = refused(*options)
                 self.assertIn(text, output)
                 self.assertNotIn("Traceback", output)
+
+
+class DepthTests(LifecycleTestCase):
+    def test_an_empty_queue_of_older_rows_is_none(self):
+        oldest = misbehaving.work(str(self.journal), "of none")
+        make_due(oldest)
+        empty = misbehaving.work(str(self.journal), "of an empty one")
+        Task.objects.filter(pk=empty.pk).update(queue="")
+
+        depth = metrics.depths().queues[""]
+
+        self.assertEqual((depth.size, depth.oldest), (2, row(oldest).run_at))

@@ -89,8 +89,7 @@ class Command(Family):
     def _look(self, options: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
         """Return what is wrong, and what was seen."""
         now = timezone.now()
-        names: list[Any] = options["queue"] or [None]
-        queues = [queue for name in names for queue in status.queues(now, name)]
+        queues = status.queues(now, options["queue"])
         runners = status.runners()
         before = now - status.FOR_OTHERS
         strange = status.unregistered(before, options["queue"], paused=False)
