@@ -170,9 +170,10 @@ class TaskManager(_TaskManager["Task"]):
     ) -> "Task":
         """Return a task that is not saved yet.
 
-        An empty `queue` is none. `repeat` is in seconds. `remove_existing_tasks` deletes, now, the waiting tasks
-        of the same name and arguments, whatever their queue. Raises ValueError or
-        TypeError, and deletes nothing, for what could not be saved.
+        An empty `queue` is none. `repeat` is in seconds. `remove_existing_tasks`
+        deletes, now, the waiting tasks of the same name and arguments, whatever their
+        queue. Raises ValueError or TypeError, and deletes nothing, for what could not
+        be saved.
         """
         if repeat is True or isinstance(repeat, timedelta):
             raise TypeError(
