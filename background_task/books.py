@@ -6,10 +6,17 @@ in-process runner and the supervisor's bookkeeper both write through this module
 bookkeeper many at once, in as many statements as for one.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from django.db import Error, connections, router, transaction
 from django.db.models import F, Q, QuerySet
@@ -22,7 +29,11 @@ from .outages import is_passing, is_unreadable, say_no_values
 from .settings import app_settings
 from .signals import broadcast, task_failed, task_rescheduled, task_successful
 
+_Row = TypeVar("_Row")
+
 _PROGRESS = "progress_done", "progress_total", "progress_message"
+# Characters. MariaDB's max_allowed_packet is 16 MiB, and one may be 4 bytes long.
+_LONGEST_STATEMENT = 1_000_000
 # What a row is that nobody holds any more.
 UNLOCKED: dict[str, Any] = dict.fromkeys(("locked_by", "locked_at", *_PROGRESS))
 
@@ -409,20 +420,42 @@ def note_progress(claim: Claim, done: int, total: int | None, message: str) -> b
 
 
 def _write(entries: Collection[Entry]) -> None:
-    """Write all that follows, in as many statements for many as for one."""
+    """Write all that follows, in as many statements for many as for one.
+
+    Or more, where they would be longer than a server may take.
+    """
     _save(entry.completed for entry in entries if entry.completed)
     _save(entry.repetition for entry in entries if entry.repetition)
-    if attempts := [entry.attempt for entry in entries if entry.attempt]:
-        compiled.insert(connections[_database()], Attempt, attempts)
+    attempts = [entry.attempt for entry in entries if entry.attempt]
+    for some in _portions(attempts, lambda attempt: attempt.values()):
+        compiled.insert(connections[_database()], Attempt, some)
     if over := [entry.task for entry in entries if entry.completed]:
         _of(over).delete()
-    if again := [entry.task for entry in entries if not entry.completed]:
-        changed = (
-            *("attempts", "run_at", "repeat_from"),
-            *("last_error", "locked_by", "locked_at"),
-            *_PROGRESS,
-        )
-        Task.objects.using(_database()).bulk_update(again, changed)
+    again = [entry.task for entry in entries if not entry.completed]
+    changed = (
+        *("attempts", "run_at", "repeat_from"),
+        *("last_error", "locked_by", "locked_at"),
+        *_PROGRESS,
+    )
+    for tasks in _portions(again, lambda task: [task.last_error]):
+        Task.objects.using(_database()).bulk_update(tasks, changed)
+
+
+def _portions(
+    rows: Iterable[_Row], texts: Callable[[_Row], Iterable[Any]]
+) -> Iterator[list[_Row]]:
+    """Yield rows in their order, no more at a time than one statement should hold."""
+    portion: list[_Row] = []
+    size = 0
+    for row in rows:
+        length = sum(len(text) for text in texts(row) if isinstance(text, str))
+        if portion and size + length > _LONGEST_STATEMENT:
+            yield portion
+            portion, size = [], 0
+        portion.append(row)
+        size += length
+    if portion:
+        yield portion
 
 
 def _save(rows: Iterable[Task | CompletedTask]) -> None:
@@ -430,7 +463,8 @@ def _save(rows: Iterable[Task | CompletedTask]) -> None:
     new: list[Any] = list(rows)
     knows_keys = connections[_database()].features.can_return_rows_from_bulk_insert
     if len(new) > 1 and knows_keys:
-        type(new[0])._base_manager.using(_database()).bulk_create(new)
+        for some in _portions(new, lambda row: [row.task_params, row.last_error]):
+            type(new[0])._base_manager.using(_database()).bulk_create(some)
         return
     for row in new:
         row.save(using=_database())

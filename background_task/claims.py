@@ -185,8 +185,8 @@ def free_expired() -> int:
 
     The rule of 1.2.8, for the locks of its runners and of in-process runners.
     """
-    limit = timedelta(seconds=app_settings.BACKGROUND_TASK_MAX_RUN_TIME)
-    rows = _tasks().filter(locked_at__lt=timezone.now() - limit)
+    since = timezone.now() - app_settings.lock_lifetime
+    rows = _tasks().filter(locked_at__lt=since)
     held = Runner._base_manager.filter(pk=OuterRef("locked_by"))
     return rows.exclude(Exists(held)).update(**books.UNLOCKED)
 

@@ -142,7 +142,7 @@ class TaskQuerySet(models.QuerySet["Task"]):
         return available.in_order()
 
     def _expired(self, now: datetime) -> Q:
-        limit = timedelta(seconds=app_settings.BACKGROUND_TASK_MAX_RUN_TIME)
+        limit = app_settings.lock_lifetime
         runners = apps.get_model("background_task", "Runner")
         held = Exists(runners._base_manager.filter(pk=OuterRef("locked_by")))
         return Q(locked_at__isnull=False, locked_at__lt=now - limit) & ~Q(held)

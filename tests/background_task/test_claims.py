@@ -1,5 +1,6 @@
 """Which tasks a runner takes, and that nobody else does."""
 
+import sys
 import threading
 from collections import Counter
 from contextlib import closing, contextmanager
@@ -258,6 +259,14 @@ class ClaimTests(ClaimTestCase):
             self.assertEqual(claims.free_expired(), 1)
 
         self.assertEqual(self.params(self.claim()), ["4711"])
+
+    def test_a_lock_may_last_for_longer_than_the_calendar(self):
+        make_task("job", locked_by="4711", locked_at=timezone.now() - HOUR)
+
+        for endless in (10**11, float(sys.maxsize)):
+            with override_settings(MAX_RUN_TIME=endless):
+                self.assertEqual(claims.free_expired(), 0)
+                self.assertFalse(Task.objects.unlocked(timezone.now()).exists())
 
     def test_the_order_holds_across_queues(self):
         for queue, priority in (("a", 1), ("b", 2), ("a", 3), ("b", 0)):
