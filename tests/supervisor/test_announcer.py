@@ -139,9 +139,10 @@ def test_claims_wait_while_too_much_is_to_be_announced():
 
 def test_slow_receivers_are_told_of_all_before_it_ends(start, told):
     """By one process after the other, each of them for longer than the last wait."""
-    many = 2 * announcer._MOST + 5
+    many = 3 * announcer._MOST + 5
     jobs = [job("succeed") for _ in range(many)]
-    run = start(*jobs, project=announcing(told, "dawdle"), until_empty=True)
+    options = {"until_empty": True, "tasks_per_process": many}
+    run = start(*jobs, project=announcing(told, "dawdle"), **options)
 
     assert run.finish() == 0, run.log
     assert len(lines(told)) == many
