@@ -124,8 +124,11 @@ class AdminTests(TestCase):
         now = timezone.localtime(values.pop("run_at"))
         values |= {"run_at_0": now.date(), "run_at_1": f"{now:%H:%M:%S}"}
         values |= {"repeat_until_0": "", "repeat_until_1": "", "task_name": "app.add"}
-        for wrong in ("", "7", "{}", "[7]", '[7, {"a": 1}]', "[[7], []]", "[[7], {}"):
-            with self.subTest(wrong):
+        for wrong in (
+            *("", "7", "{}", "[7]", '[7, {"a": 1}]', "[[7], []]", "[[7], {}"),
+            "[" * 100_000,
+        ):
+            with self.subTest(wrong[:20]):
                 answer = self.client.post(address, values | {"task_params": wrong})
 
                 self.assertIn("task_params", answer.context["adminform"].form.errors)
