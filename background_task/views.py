@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from . import control, dashboard, diagnosis, display
-from .models import Attempt, Control, Runner, Task
+from .models import Attempt, Control, Runner, Task, row_id
 
 CONTROL = "background_task.control_task"
 CONFIRM = "confirm.html"  # whether something is meant
@@ -146,8 +146,7 @@ class Order:
 
 
 def _stop(target: str) -> Order:
-    pk = int(target) if target.isdecimal() else 0
-    task = Task.objects.filter(pk=pk).first()
+    task = Task.objects.filter(pk=row_id(target)).first()
     name = task.with_id() if task else target
 
     def give(by: str) -> tuple[int, str]:

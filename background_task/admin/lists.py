@@ -24,7 +24,7 @@ from django.utils.translation import gettext_lazy as _
 
 from background_task import states
 from background_task.inuse import queues_of
-from background_task.models import Attempt, CompletedTask, Control
+from background_task.models import Attempt, CompletedTask, Control, row_id
 
 if TYPE_CHECKING:
     BasePaginator = Paginator[Any]
@@ -208,7 +208,7 @@ def search(rows: QuerySet[Any], text: str, ids: Iterable[str], hash: str) -> Any
     if text.isdecimal():
         condition = Q(pk__in=[])
         for column in ids:
-            condition |= Q(**{column: int(text)})
+            condition |= Q(**{column: row_id(text)})
         return rows.filter(condition)
     column = hash if hash and _HASH.fullmatch(text) else "task_name"
     return rows.filter(_begins(rows.db, column, text))

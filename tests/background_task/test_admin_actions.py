@@ -481,9 +481,12 @@ class ButtonTests(ActionTestCase):
                     self.assertRedirects(page, place, fetch_redirect_response=False)
 
     def test_one_that_never_was_leads_to_the_list(self):
-        answer = self.press("cancel", Task(pk=4711))
+        for pk in (4711, "9" * 30, "9" * 5000):
+            answer = self.press("cancel", Task(pk=pk))
 
-        self.assertRedirects(answer, self.address(Task, "changelist"))
+            self.assertRedirects(answer, self.address(Task, "changelist"))
+            answer = self.client.get(self.address(Task, "change", pk))
+            self.assertRedirects(answer, reverse("admin:index"))
 
     def test_it_takes_a_post_with_a_token(self):
         task = make_task()

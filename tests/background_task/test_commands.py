@@ -294,6 +294,13 @@ class RetryTests(CommandTestCase):
         rows = self.refused("tasks_retry", "--completed", failed.pk)
         self.assertIn(f"Completed row {failed.pk} has succeeded, or is gone", rows[1])
 
+    def test_an_id_that_no_row_can_have_is_of_none(self):
+        for option in ((), ("--waiting",)):
+            refused = self.refused("tasks_retry", *option, 10**20)
+            self.assertEqual(refused, (1, f"There is no task {10**20}."))
+        rows = self.refused("tasks_retry", "--completed", 10**20)
+        self.assertIn("or is gone", rows[1])
+
     def test_by_filters_and_not_what_was_cancelled(self):
         self.completed(queue="mail")
         self.completed(queue="news")
@@ -361,6 +368,11 @@ class CancelTests(CommandTestCase):
         self.assertEqual(CompletedTask.objects.get().last_error, "Cancelled by ann")
         asked = Control.objects.get()
         self.assertEqual((asked.verb, asked.by), ("stop", "bob"))
+
+    def test_an_id_that_no_row_can_have_is_of_none(self):
+        refused = self.refused("tasks_cancel", 10**20)
+
+        self.assertEqual(refused, (1, f"There is no task {10**20}."))
 
     def test_one_that_was_cancelled_or_failed_is_told_apart(self):
         pk = make_task().pk

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +23,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from background_task import inuse
-from background_task.models import CompletedTask, Task
+from background_task.models import CompletedTask, Task, row_id
 from background_task.outages import is_passing
 from background_task.states import CANCELLED
 from background_task.tables import migrate_text
@@ -154,6 +154,11 @@ def count(text: str) -> int:
 
 
 # Tasks
+
+
+def possible(ids: Iterable[int]) -> list[int]:
+    """Return those of the ids that a row can have: a database refuses larger ones."""
+    return [pk for pk in ids if row_id(str(pk))]
 
 
 class Found(NamedTuple):

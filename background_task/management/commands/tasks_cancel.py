@@ -10,7 +10,7 @@ from background_task import control
 from background_task.exceptions import last_line
 from background_task.models import Task
 
-from ._family import EX_NOT, Family, add_by, by, doing, find
+from ._family import EX_NOT, Family, add_by, by, doing, find, possible
 
 
 class Command(Family):
@@ -104,7 +104,7 @@ def _chosen(options: dict[str, Any]) -> Any:
         text = _("Ids and filters do not go together: give one or the other.")
         raise CommandError(text, returncode=2)
     if options["ids"]:
-        return rows.filter(pk__in=options["ids"])
+        return rows.filter(pk__in=possible(options["ids"]))
     if not filters and not options["all"]:
         text = _("Say which: ids, --name, --queue or --all.")
         raise CommandError(text, returncode=2)
