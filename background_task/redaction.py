@@ -79,6 +79,14 @@ def arguments(task_name: str, task_params: str) -> list[tuple[str, str]]:
         return [("", task_params if _is_open(task_name) else HIDDEN)]
 
 
+def open_names() -> list[str]:
+    """Return the names of the tasks all of whose arguments may be read."""
+    from .tasks import tasks
+
+    _discover()
+    return sorted(name for name, proxy in tasks._tasks.items() if not proxy.redact)
+
+
 def params_text(task_name: str, task_params: str) -> str:
     """Return the arguments as they are stored, with dots for what is not to be read."""
     if _is_open(task_name):

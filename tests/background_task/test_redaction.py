@@ -208,6 +208,24 @@ class AdminTests(Registered, TestCase):
             with self.subTest(address):
                 self.assertEqual(self.client.get(address).status_code, 200)
 
+    def test_the_hash_of_what_is_hidden_finds_nothing(self):
+        opened = make_task(KNOWN, (7,))
+        strange = make_task("tests.gone", ("s3cret",))
+        for task in Task.objects.all():
+            task.create_completed_task()
+        self.client.force_login(self.viewer())
+
+        found = set()
+        for model in (Task, CompletedTask):
+            for task in (self.task, opened, strange):
+                for said in (task.task_hash, task.task_hash[:8]):
+                    address = self.address(model(), "changelist")
+                    answer = self.client.get(address, {"q": said})
+                    found.update(answer.context["cl"].result_list)
+
+        self.assertEqual({row.task_name for row in found}, {KNOWN})
+        self.assertEqual(len(found), 2)
+
     def test_no_page_lets_it_be_deleted_and_seen(self):
         answer = self.client.get(self.address(self.task, "delete"))
 
