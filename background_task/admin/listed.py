@@ -115,7 +115,7 @@ class Listed(Quick):
         """Show the arguments, but for what is redacted."""
         text = redaction.params_text(task.task_name, task.task_params)
         short = Truncator(text).chars(LONGEST_ARGUMENTS)
-        return format_html('<code title="{}">{}</code>', text, short)
+        return format_html('<code title="{}">{}</code>', pages.title(text), short)
 
     @admin.display(description="run at", ordering="run_at")
     def planned_at(self, task: BaseTask) -> str | None:

@@ -267,6 +267,13 @@ class ColumnTests(ListTestCase):
 
         self.assertRegex(html, r"in 5 min \d+ s <small>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
+    def test_a_title_of_what_is_huge_is_cut(self):
+        huge = "x" * 1_000_000
+        for model, make in ((Task, make_task), (CompletedTask, make_completed)):
+            make(KNOWN, (huge,), last_error=huge)
+            with self.subTest(model.__name__):
+                self.assertLess(len(self.page(model).content), 50_000)
+
     def test_a_name_breaks_after_its_dots_and_underscores_and_is_no_markup(self):
         make_task("shop.tasks.<b>send_it")
         make_attempt(make_task("shop.tasks.<b>send_it"))
