@@ -272,7 +272,15 @@ def _named(task: Any) -> Iterator[Row]:
     yield _("Id"), str(task_id_of(task) or "")
     yield _("Queue"), task.queue or gettext("none")
     if task.creator_object_id:
-        yield _("Created by"), str(task.creator or "")
+        yield _("Created by"), _creator(task)
+
+
+def _creator(task: Any) -> str:
+    """Say who has created it; by its type and id if no code has the model any more."""
+    kind = task.creator_content_type
+    if kind is not None and kind.model_class() is None:
+        return f"{kind.app_label}.{kind.model} {task.creator_object_id}"
+    return str(task.creator or "")
 
 
 def _repeats(task: Any) -> Iterator[Row]:

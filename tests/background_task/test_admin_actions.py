@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.contrib.contenttypes.models import ContentType
 from django.contrib.messages import get_messages
 from django.db import connection
 from django.test import Client, TestCase
@@ -592,6 +593,13 @@ class PageTests(ActionTestCase):
         self.assertContains(page, "Task params:")
         for label in ("Locked by", "Last error", "Progress done", "Task hash"):
             self.assertNotContains(page, label)
+
+    def test_the_model_of_its_creator_is_gone(self):
+        kind = ContentType.objects.create(app_label="shop", model="cart")
+        creator = {"creator_content_type": kind, "creator_object_id": 7}
+        task = make_task(**creator)
+        for row in (task, task.create_completed_task()):
+            self.assertContains(self.page(row), "shop.cart 7")
 
     def test_one_that_is_held_by_nobody_who_is_known(self):
         task, _ = make_claimed_task("shop.x", locked_by="gone")
