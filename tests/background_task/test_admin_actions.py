@@ -1,14 +1,14 @@
 """What may be done in the admin, by whom, and what the answer says."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.contrib.contenttypes.models import ContentType
 from django.contrib.messages import get_messages
 from django.db import connection
-from django.test import Client, TestCase
+from django.test import Client, TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
@@ -600,6 +600,21 @@ class PageTests(ActionTestCase):
         task = make_task(**creator)
         for row in (task, task.create_completed_task()):
             self.assertContains(self.page(row), "shop.cart 7")
+
+    def test_moments_that_the_zone_does_not_have(self):
+        for moment, zone in (
+            (datetime(9999, 12, 31, 23, tzinfo=UTC), "Europe/Berlin"),
+            (datetime(1, 1, 1, 1, tzinfo=UTC), "America/New_York"),
+        ):
+            task = make_task(KNOWN, run_at=moment, repeat_until=moment)
+            rows = task, task.create_completed_task()
+            for row in rows:
+                with self.subTest(zone, row=row), override_settings(TIME_ZONE=zone):
+                    self.assertEqual(self.page(row).status_code, 200)
+        self.log_in("view_task", "view_completedtask")
+        for row in rows:
+            with override_settings(TIME_ZONE=zone):
+                self.assertEqual(self.page(row).status_code, 200)
 
     def test_one_that_is_held_by_nobody_who_is_known(self):
         task, _ = make_claimed_task("shop.x", locked_by="gone")

@@ -1,6 +1,6 @@
 """The lists of the admin: what they show, what they cost, what is found."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from unittest import skipUnless
 
 from django.contrib import admin
@@ -266,6 +266,17 @@ class ColumnTests(ListTestCase):
         html = self.shown(Task, "planned_at")["soon"]
 
         self.assertRegex(html, r"in 5 min \d+ s <small>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+
+    @override_settings(TIME_ZONE="Europe/Berlin")
+    def test_one_that_is_never_to_run_is_listed(self):
+        never = datetime(9999, 12, 31, 23, tzinfo=UTC)
+        make_completed("never", repeat_until=never, run_at=never)
+        make_task("never", run_at=never)
+        CompletedTask.objects.update(run_at=never)
+
+        for model in (Task, CompletedTask):
+            html = self.shown(model, "planned_at")["never"]
+            self.assertIn("<small>9999-12-31 23:00:00 UTC</small>", html)
 
     def test_a_title_of_what_is_huge_is_cut(self):
         huge = "x" * 1_000_000

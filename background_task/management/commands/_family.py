@@ -19,10 +19,9 @@ from django.core.management.base import (
 )
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import Error, OperationalError, ProgrammingError, connections, router
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from background_task import inuse
+from background_task import display, inuse
 from background_task.models import CompletedTask, Task, row_id
 from background_task.outages import is_passing
 from background_task.states import CANCELLED
@@ -246,8 +245,7 @@ def mib(memory: int | None) -> str:
 
 def moment(at: datetime) -> str:
     """Return a moment in the project's time zone, to the second."""
-    at = timezone.localtime(at) if timezone.is_aware(at) else at
-    return f"{at:%Y-%m-%d %H:%M:%S}"
+    return f"{display.in_zone(at):%Y-%m-%d %H:%M:%S}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
