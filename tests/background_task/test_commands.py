@@ -512,8 +512,12 @@ class PruneTests(CommandTestCase):
         self.call("tasks_prune", "--older-than", "1d", "--queue", "mail")
 
         self.assertTrue(CompletedTask.objects.exists())
-        refused = self.refused("tasks_prune", "--older-than", "1d", "--batch", "0")
-        self.assertEqual(refused[0], 2)
+        for wrong in (0, 10_001, 10**20):
+            refused = self.refused(
+                "tasks_prune", "--older-than", "1d", "--batch", wrong
+            )
+            said = f"--batch is {wrong}: it must be 1 to 10000"
+            self.assertEqual(refused, (2, said))
 
 
 class DrainTests(CommandTestCase):
@@ -665,7 +669,20 @@ class TextTests(TestCase):
             ("1W", 7 * 86400),
         ):
             self.assertEqual(_family.duration(text).total_seconds(), seconds)
-        for text in ("", "soon", "-1h", "1y", "1e9d", "9" * 30 + "d"):
+        for text in ("", "soon", "-1h", "1y", "1e9d"):
             with self.assertRaises(Exception, msg=text) as caught:
                 _family.duration(text)
             self.assertIn("is no time", str(caught.exception))
+        for text in ("36501d", "200000w", "9" * 30 + "d", "9" * 5000):
+            with self.assertRaises(Exception, msg=text) as caught:
+                _family.duration(text)
+            self.assertIn("is too long: 36500d is the most", str(caught.exception))
+
+    def test_the_longest_time_is_taken(self):
+        for asked in (
+            ("tasks_prune", "--older-than"),
+            ("tasks_retry", "--failed-since"),
+        ):
+            out, err = StringIO(), StringIO()
+            call_command(*asked, "36500d", stdout=out, stderr=err)
+            self.assertIn(": 0", out.getvalue())

@@ -33,6 +33,7 @@ EX_INTERRUPTED = 130  # by Ctrl-C, as shells have it
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _MIB = 1024 * 1024
+_LONGEST = timedelta(days=36_500)  # that long ago there was a calendar
 _EXAMPLES = "examples:"
 
 
@@ -135,14 +136,17 @@ def by(options: dict[str, Any]) -> str:
 def duration(text: str) -> timedelta:
     """Return a time such as `90`, `30s`, `15m`, `2h`, `7d` or `1w`; for argparse."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", text.strip().lower())
-    try:
-        if match is not None:
-            return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-    except OverflowError:
-        pass
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is no time: seconds, or a number with s, m, h, d or w, such as 2h"
-    )
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time: seconds, or a number with s, m, h, d or w, such as "
+            "2h"
+        )
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > _LONGEST.total_seconds():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is too long: {_LONGEST.days}d is the most"
+        )
+    return timedelta(seconds=seconds)
 
 
 def count(text: str) -> int:
