@@ -523,6 +523,10 @@ def row_id(text: str) -> int:
     return int(text) if is_id else 0
 
 
+# What a bare pid holds, an in-process runner or one of 1.2.8: it can't be asked.
+HELD_BY_PID = models.Q(locked_by__gt="", locked_by__regex="^[0-9]+$")
+
+
 def _is_running(locked_by: str) -> bool:
     if not locked_by.isdecimal() or int(locked_by) == 0:
         return False

@@ -150,9 +150,14 @@ def _stop(target: str) -> Order:
     name = task.with_id() if task else target
 
     def give(by: str) -> tuple[int, str]:
-        if task is None or not control.stop([task.pk], by):
-            return messages.WARNING, _("Task %s does not run any more.") % name
-        return messages.SUCCESS, _("Task %s is being stopped.") % name
+        if task is not None and control.stop([task.pk], by):
+            return messages.SUCCESS, _("Task %s is being stopped.") % name
+        if task is not None and (task.locked_by or "").isdecimal():
+            text = _(
+                "Task %s is run in-process or by 1.2.8, and can't be asked to stop."
+            )
+            return messages.WARNING, text % name
+        return messages.WARNING, _("Task %s does not run any more.") % name
 
     return Order(
         verb="stop",

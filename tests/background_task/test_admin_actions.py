@@ -114,6 +114,25 @@ class ListTests(ActionTestCase):
             "1 is asked to stop; 1 does not run and was left alone: cancel it.",
         )
 
+    def test_what_can_not_be_asked_is_not_said_to_be(self):
+        held = [make_claimed_task(name, locked_by="4711")[0] for name in "ab"]
+        page = self.address(Task, "do", held[0].pk, "stop")
+        board = reverse("admin:background_task_order", args=["stop"])
+
+        said = [self.act("stop", make_claimed_task("asked")[0], *held)]
+        said += [self.said(self.client.post(page))]
+        said += [self.said(self.client.post(board, {"target": held[0].pk}))]
+
+        self.assertEqual(Control.objects.count(), 1)
+        can_not = "in-process or by 1.2.8 and can't be asked to stop"
+        self.assertEqual(said[0], f"1 is asked to stop; 2 are run {can_not}.")
+        self.assertIn(f"1 is run {can_not}.", said[1])
+        self.assertIn(
+            f"Task {held[0].with_id()} is run in-process or by 1.2.8, and can't be "
+            "asked to stop.",
+            said[2],
+        )
+
     def test_retry(self):
         failed = [make_completed("bad", failed_at=NOW) for _ in range(2)]
         fine = make_completed("fine")
@@ -408,6 +427,9 @@ class ButtonTests(ActionTestCase):
         self.assertEqual(self.buttons(make_task()), waits)
         self.assertEqual(self.buttons(make_task(failed_at=NOW)), waits)
         self.assertEqual(self.buttons(make_claimed_task("held")[0]), ["stop"])
+        old, _ = make_claimed_task("held by a pid", locked_by="4711")
+        self.press("stop", old)
+        self.assertEqual(self.buttons(old), ["stop"])
         self.assertEqual(self.buttons(make_completed(failed_at=NOW)), ["retry"])
         self.assertEqual(self.buttons(make_completed()), [])
         self.assertEqual(self.buttons(make_runner()), ["drain"])

@@ -369,6 +369,24 @@ class CancelTests(CommandTestCase):
         asked = Control.objects.get()
         self.assertEqual((asked.verb, asked.by), ("stop", "bob"))
 
+    def test_what_can_not_be_asked_to_stop_is_told(self):
+        old = make_task(locked_by="4711", locked_at=timezone.now())
+        running = make_task(locked_by="r", locked_at=timezone.now())
+        why = (
+            f"Task {old.with_id()} is run by process 4711, an in-process runner or one "
+            "of 1.2.8, which can't be asked."
+        )
+
+        for option in ((), ("--running",)):
+            self.assertEqual(self.refused("tasks_cancel", *option, old.pk), (1, why))
+        self.assertFalse(Control.objects.exists())
+        for option in ((), ("--dry-run",)):
+            out, err = self.call("tasks_cancel", "--running", "--all", *option)
+            self.assertIn("sked to stop: 1\n", out)
+            self.assertIn("by 1.2.8, where nobody can be asked: 1.", err)
+            self.assertNotIn("--running stops them", err)
+        self.assertEqual(Control.objects.get().target, str(running.pk))
+
     def test_an_id_that_no_row_can_have_is_of_none(self):
         refused = self.refused("tasks_cancel", 10**20)
 
