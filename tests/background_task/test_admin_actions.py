@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from background_task.admin import actions
+from background_task.admin import actions, lists
 from background_task.models import Attempt, CompletedTask, Control, Runner, Task
 
 from .test_admin_lists import make_attempt, make_completed
@@ -318,6 +318,20 @@ class AskingTests(ActionTestCase):
         self.assertContains(question, "<li>and 5 more</li>")
         self.assertEqual(self.answered(question), "25 cancelled.")
         self.assertEqual(Task.objects.get().task_name, "due")
+
+    def test_of_more_than_are_counted_nobody_says_how_many_more(self):
+        self.addCleanup(setattr, lists, "MOST_COUNTED", lists.MOST_COUNTED)
+        lists.MOST_COUNTED = 22
+        Task.objects.bulk_create(
+            Task(task_name=f"x{n}", run_at=LATER, task_params="[]") for n in range(25)
+        )
+        chosen = {"action": "cancel", "_selected_action": [0], "select_across": 1}
+        address = self.address(Task, "changelist")
+
+        question = self.client.post(f"{address}?status=waiting", chosen)
+
+        self.assertContains(question, "<h1>Cancel more than 22 tasks?</h1>")
+        self.assertContains(question, "<li>and more</li>")
 
     def test_what_is_harmless_is_done_at_once(self):
         task = make_task(run_at=LATER)
