@@ -49,7 +49,7 @@ def _creator_filter(creator: models.Model) -> Q:
     return Q(creator_content_type=content_type, creator_object_id=creator.pk)
 
 
-class _Letters(Func):
+class Letters(Func):
     """A column's text as MySQL compares it when no collation has a say."""
 
     template = "CAST(CONVERT(%(expressions)s USING utf8mb4) AS BINARY)"
@@ -101,7 +101,7 @@ class TaskQuerySet(models.QuerySet["Task"]):
     def _exactly(self, column: str, values: Collection[str | None]) -> Q:
         has = Q(**{f"{column}__in": values})
         if connections[self.db].vendor == "mysql":
-            has &= Q(In(_Letters(column), values))
+            has &= Q(In(Letters(column), values))
         return has
 
     def of_queues(self, served: Served) -> Self:
