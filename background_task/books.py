@@ -34,6 +34,15 @@ _Row = TypeVar("_Row")
 _PROGRESS = "progress_done", "progress_total", "progress_message"
 # Characters. MariaDB's max_allowed_packet is 16 MiB, and one may be 4 bytes long.
 _LONGEST_STATEMENT = 1_000_000
+# What the columns hold that a claim, or a job made of it, goes by.
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("task_name", "task_params"), str),
+    **dict.fromkeys(("queue", "verbose_name"), str | None),
+    **dict.fromkeys(("priority", "attempts", "repeat"), int),
+    "run_at": datetime,
+    **dict.fromkeys(("repeat_until", "repeat_from"), datetime | None),
+    "max_run_time": float | None,
+}
 # What a row is that nobody holds any more.
 UNLOCKED: dict[str, Any] = dict.fromkeys(("locked_by", "locked_at", *_PROGRESS))
 
@@ -198,6 +207,20 @@ def _forget_unreadable_moment(row: TaskQuerySet) -> None:
         logger.error("A task's locked_at was unreadable, now NULL: %s", error)
 
 
+def look_at_kinds(tasks: Iterable[Task]) -> None:
+    """Raise TypeError for a task whose columns hold what is of another kind.
+
+    SQLite stores it, if somebody has written it past Django; other databases refuse.
+    """
+    if connections[_database()].vendor != "sqlite":
+        return
+    for task in tasks:
+        for name, kind in _KINDS.items():
+            is_read = name in task.__dict__
+            if is_read and not isinstance(getattr(task, name), kind):
+                raise TypeError(f"{name} is not of the kind that its column is of")
+
+
 def set_aside_unreadable(rows: TaskQuerySet) -> list[int]:
     """Mark those of these tasks as failed that Python can't read; return their keys.
 
@@ -207,7 +230,7 @@ def set_aside_unreadable(rows: TaskQuerySet) -> list[int]:
     for pk in list(rows.values_list("pk", flat=True)):
         row: TaskQuerySet = Task.objects.using(_database()).filter(pk=pk)
         try:
-            row.first()
+            look_at_kinds(row[:1])
         except Exception as error:
             if not is_unreadable(error):
                 raise

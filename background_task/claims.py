@@ -265,7 +265,9 @@ class _Waiting:
         """Return the rows; what Python can't read is abandoned first."""
         while True:
             try:
-                return list(self._rows())
+                rows = list(self._rows())
+                books.look_at_kinds(rows)
+                return rows
             except Exception as error:
                 if not is_unreadable(error):
                     raise
