@@ -31,8 +31,8 @@ from .tools import (
     wait_until,
 )
 
-LEASE = 3
-SHORT = {"BACKGROUND_TASK_LEASE": LEASE}
+SHORT = {"BACKGROUND_TASK_LEASE": 6}
+A_LEASE = 3  # renewals, one at each third of it
 # Processes that see no others, and are seen by them.
 ELSEWHERE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
@@ -82,7 +82,7 @@ class FrozenTests(LeaseTestCase):
             with supervised(settings=SHORT) as neighbour:
                 wait_until(lambda: Runner.objects.count() == 2)
                 self.freeze(psutil.Process(runner.pid))
-                wait_for_renewals(mine.id, 2 * LEASE)  # for longer than it lasts
+                wait_for_renewals(mine.id, 2 * A_LEASE)  # for longer than it lasts
                 held = row(task)
                 self.thaw(psutil.Process(runner.pid))
                 wait_for_renewals(mine.id, 1)
@@ -125,7 +125,7 @@ class FrozenTests(LeaseTestCase):
         wait_until(lambda: Runner.objects.count() == 2)
         other = Runner.objects.exclude(pk=lapsed.id).get()
         wait_until(lambda: not Runner.objects.get(pk=lapsed.id).is_trusted())
-        wait_for_renewals(other.id, LEASE)
+        wait_for_renewals(other.id, A_LEASE)
         self.assertEqual((row(task).locked_by, row(task).attempts), (lapsed.id, 0))
 
 
@@ -347,7 +347,7 @@ class TimeZoneTests(LeaseTestCase):
             mine = Runner.objects.exclude(pk__in=others).get()
             left = mine.trusted_until - timezone.now()
             with supervised(settings=SHORT) as neighbour:
-                wait_for_renewals(mine.id, 2 * LEASE)
+                wait_for_renewals(mine.id, 2 * A_LEASE)
                 wait_until(Attempt.objects.filter(task_id=lost.pk).exists)
                 self.go_on.touch()
                 done = completed(task)

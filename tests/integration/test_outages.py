@@ -260,7 +260,7 @@ class ProxyTests(OutageTestCase):
 
     def test_neighbours_whose_leases_ran_out_in_an_outage_leave_one_another_alone(self):
         """Their leases have run out in an outage: that makes none of them dead."""
-        settings = {"BACKGROUND_TASK_LEASE": 3}
+        settings = {"BACKGROUND_TASK_LEASE": 6}
         running = {"settings": settings, **self.through_proxy}
         with contextlib.ExitStack() as stack:
             runners = [stack.enter_context(supervised(**running)) for _ in range(3)]
