@@ -296,12 +296,12 @@ def is_waited_for(other):
     """Does a session wait for a lock of another's?"""
     look = {
         "postgresql": "SELECT COUNT(*) FROM pg_locks WHERE NOT granted",
-        "mysql": "SELECT COUNT(*) FROM information_schema.innodb_trx "
-        "WHERE trx_state = 'LOCK WAIT'",
+        "mysql": "SELECT variable_value FROM information_schema.global_status "
+        "WHERE variable_name = 'Innodb_row_lock_current_waits'",
     }
     with other.cursor() as cursor:
         cursor.execute(look[other.vendor])
-        return cursor.fetchone()[0] > 0
+        return int(cursor.fetchone()[0]) > 0
 
 
 @pytest.mark.lifecycle

@@ -93,10 +93,10 @@ def test_a_tree_is_a_process_and_all_its_descendants(spawn):
     script = "sleep 600 & sh -c 'sleep 600 & wait' & wait"
     process = spawn("sh", "-c", script, start_new_session=True)
 
-    wait_until(lambda: len(list(processes.tree(process.pid))) == 4)
+    def named():
+        return sorted(psutil.Process(pid).name() for pid in processes.tree(process.pid))
 
-    named = {psutil.Process(pid).name() for pid in processes.tree(process.pid)}
-    assert named == {"sh", "sleep"}
+    wait_until(lambda: named() == ["sh", "sh", "sleep", "sleep"])
     os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -209,7 +209,7 @@ def test_an_adopter_gets_what_its_descendants_leave_behind(spawn):
 
     (orphan,) = psutil.Process(process.pid).children()
 
-    assert orphan.name() == "sleep"
+    wait_until(lambda: orphan.name() == "sleep")  # it has become that by then
     orphan.kill()
 
 
