@@ -90,7 +90,7 @@ class Dead:
             if is_passing(self._connection, error):
                 raise
             say_no_values(error)
-            logger.exception("What %s held is lost one by one", owner)
+            logger.exception("Recording what %s held as lost, one at a time", owner)
         tries = self._lose_each(owner, Lost(why))
         return tries + self._lose_together(owner, Lost(why))
 
@@ -125,7 +125,7 @@ class Dead:
             if is_passing(self._connection, error):
                 raise
             say_no_values(error)
-            logger.exception("Task %s could not be lost", claim.pk)
+            logger.exception("Task %s could not be recorded as lost", claim.pk)
             text = f"{lost}; that could not be recorded: {error}"
         try:
             return bool(books.abandon(claim, text))
