@@ -63,7 +63,10 @@ class Asked:
 
 
 def resolve(options: dict[str, Any]) -> Asked:
-    """Resolve the options, or raise SettingError for one that cannot be."""
+    """Resolve the options, or raise SettingError for one that cannot be.
+
+    Raises OptionError for one that cannot be had here and now.
+    """
     return _asked(options, _queues(options), _heartbeat_file)
 
 
