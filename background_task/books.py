@@ -6,10 +6,17 @@ in-process runner and the supervisor's bookkeeper both write through this module
 bookkeeper many at once, in as many statements as for one.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from django.db import Error, connections, router, transaction
 from django.db.models import F, Q, QuerySet
@@ -22,7 +29,20 @@ from .outages import is_passing, is_unreadable, say_no_values
 from .settings import app_settings
 from .signals import broadcast, task_failed, task_rescheduled, task_successful
 
+_Row = TypeVar("_Row")
+
 _PROGRESS = "progress_done", "progress_total", "progress_message"
+# Characters. MariaDB's max_allowed_packet is 16 MiB, and one may be 4 bytes long.
+_LONGEST_STATEMENT = 1_000_000
+# What the columns hold that a claim, or a job made of it, goes by.
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("task_name", "task_params"), str),
+    **dict.fromkeys(("queue", "verbose_name"), str | None),
+    **dict.fromkeys(("priority", "attempts", "repeat"), int),
+    "run_at": datetime,
+    **dict.fromkeys(("repeat_until", "repeat_from"), datetime | None),
+    "max_run_time": float | None,
+}
 # What a row is that nobody holds any more.
 UNLOCKED: dict[str, Any] = dict.fromkeys(("locked_by", "locked_at", *_PROGRESS))
 
@@ -187,6 +207,20 @@ def _forget_unreadable_moment(row: TaskQuerySet) -> None:
         logger.error("A task's locked_at was unreadable, now NULL: %s", error)
 
 
+def look_at_kinds(tasks: Iterable[Task]) -> None:
+    """Raise TypeError for a task whose columns hold what is of another kind.
+
+    SQLite stores it, if somebody has written it past Django; other databases refuse.
+    """
+    if connections[_database()].vendor != "sqlite":
+        return
+    for task in tasks:
+        for name, kind in _KINDS.items():
+            is_read = name in task.__dict__
+            if is_read and not isinstance(getattr(task, name), kind):
+                raise TypeError(f"{name} is not of the kind that its column is of")
+
+
 def set_aside_unreadable(rows: TaskQuerySet) -> list[int]:
     """Mark those of these tasks as failed that Python can't read; return their keys.
 
@@ -196,7 +230,7 @@ def set_aside_unreadable(rows: TaskQuerySet) -> list[int]:
     for pk in list(rows.values_list("pk", flat=True)):
         row: TaskQuerySet = Task.objects.using(_database()).filter(pk=pk)
         try:
-            row.first()
+            look_at_kinds(row[:1])
         except Exception as error:
             if not is_unreadable(error):
                 raise
@@ -410,20 +444,42 @@ def note_progress(claim: Claim, done: int, total: int | None, message: str) -> b
 
 
 def _write(entries: Collection[Entry]) -> None:
-    """Write all that follows, in as many statements for many as for one."""
+    """Write all that follows, in as many statements for many as for one.
+
+    Or more, where they would be longer than a server may take.
+    """
     _save(entry.completed for entry in entries if entry.completed)
     _save(entry.repetition for entry in entries if entry.repetition)
-    if attempts := [entry.attempt for entry in entries if entry.attempt]:
-        compiled.insert(connections[_database()], Attempt, attempts)
+    attempts = [entry.attempt for entry in entries if entry.attempt]
+    for some in _portions(attempts, lambda attempt: attempt.values()):
+        compiled.insert(connections[_database()], Attempt, some)
     if over := [entry.task for entry in entries if entry.completed]:
         _of(over).delete()
-    if again := [entry.task for entry in entries if not entry.completed]:
-        changed = (
-            *("attempts", "run_at", "repeat_from"),
-            *("last_error", "locked_by", "locked_at"),
-            *_PROGRESS,
-        )
-        Task.objects.using(_database()).bulk_update(again, changed)
+    again = [entry.task for entry in entries if not entry.completed]
+    changed = (
+        *("attempts", "run_at", "repeat_from"),
+        *("last_error", "locked_by", "locked_at"),
+        *_PROGRESS,
+    )
+    for tasks in _portions(again, lambda task: [task.last_error]):
+        Task.objects.using(_database()).bulk_update(tasks, changed)
+
+
+def _portions(
+    rows: Iterable[_Row], texts: Callable[[_Row], Iterable[Any]]
+) -> Iterator[list[_Row]]:
+    """Yield rows in their order, no more at a time than one statement should hold."""
+    portion: list[_Row] = []
+    size = 0
+    for row in rows:
+        length = sum(len(text) for text in texts(row) if isinstance(text, str))
+        if portion and size + length > _LONGEST_STATEMENT:
+            yield portion
+            portion, size = [], 0
+        portion.append(row)
+        size += length
+    if portion:
+        yield portion
 
 
 def _save(rows: Iterable[Task | CompletedTask]) -> None:
@@ -431,7 +487,8 @@ def _save(rows: Iterable[Task | CompletedTask]) -> None:
     new: list[Any] = list(rows)
     knows_keys = connections[_database()].features.can_return_rows_from_bulk_insert
     if len(new) > 1 and knows_keys:
-        type(new[0])._base_manager.using(_database()).bulk_create(new)
+        for some in _portions(new, lambda row: [row.task_params, row.last_error]):
+            type(new[0])._base_manager.using(_database()).bulk_create(some)
         return
     for row in new:
         row.save(using=_database())

@@ -27,7 +27,7 @@ from . import books, inuse, leases
 from .compiled import statement
 from .indexes import BY_NAME, BY_PRIORITY, BY_QUEUE, WAITING
 from .managers import TaskQuerySet
-from .models import Runner, Task
+from .models import HELD_BY_PID, Runner, Task
 from .outages import is_unreadable
 from .served import Served
 from .settings import app_settings
@@ -185,8 +185,8 @@ def free_expired() -> int:
 
     The rule of 1.2.8, for the locks of its runners and of in-process runners.
     """
-    limit = timedelta(seconds=app_settings.BACKGROUND_TASK_MAX_RUN_TIME)
-    rows = _tasks().filter(locked_at__lt=timezone.now() - limit)
+    since = timezone.now() - app_settings.lock_lifetime
+    rows = _tasks().filter(locked_at__lt=since)
     held = Runner._base_manager.filter(pk=OuterRef("locked_by"))
     return rows.exclude(Exists(held)).update(**books.UNLOCKED)
 
@@ -197,8 +197,7 @@ def reclaim_pids() -> int:
     A pid names no host: only a person can know that no runner of 1.2.8 and no
     in-process runner is left. Costs no attempt, as when such a lock expires.
     """
-    rows = _tasks().filter(locked_by__regex=r"^[0-9]+$")
-    reclaimed = rows.update(**books.UNLOCKED)
+    reclaimed = _tasks().filter(HELD_BY_PID).update(**books.UNLOCKED)
     logger.warning("Tasks unlocked that were locked by a bare pid: %s", reclaimed)
     return reclaimed
 
@@ -266,7 +265,9 @@ class _Waiting:
         """Return the rows; what Python can't read is abandoned first."""
         while True:
             try:
-                return list(self._rows())
+                rows = list(self._rows())
+                books.look_at_kinds(rows)
+                return rows
             except Exception as error:
                 if not is_unreadable(error):
                     raise

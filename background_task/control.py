@@ -17,7 +17,7 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from . import books, wakeups
-from .models import Attempt, CompletedTask, Control, Runner, Task
+from .models import HELD_BY_PID, Attempt, CompletedTask, Control, Runner, Task
 from .served import Served
 from .states import CANCELLED
 
@@ -50,9 +50,10 @@ def stop(tasks: Iterable[int], by: str) -> int:
 
     Each is asked to stop, killed after its grace, and never tried again; a chain of
     repeats goes on. One whose try ends before it is heard of is cancelled, if it would
-    be tried again.
+    be tried again. What a bare pid holds is left alone: nobody there would read it.
     """
     running = Task.objects.using(_database()).filter(locked_by__isnull=False)
+    running = running.exclude(HELD_BY_PID)
     asked = 0
     for pks in _batches(tasks):
         # In the order of the index of `Control`, in which others lock its rows, too.

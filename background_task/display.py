@@ -81,9 +81,33 @@ def relative(moment: datetime, now: datetime) -> str:
 
 def absolute(moment: datetime) -> str:
     """Return the moment in the current time zone, with seconds and the zone."""
-    local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    local = in_zone(moment)
     text = f"{local:%Y-%m-%d %H:%M:%S}"
     return f"{text} {local:%Z}" if local.tzinfo else text
+
+
+def in_zone(moment: datetime) -> datetime:
+    """Return the moment in the current time zone, if it is in one.
+
+    At the calendar's ends, such as of a task that is never to run, it stays in UTC: the
+    zone would have it beyond them.
+    """
+    return _in_zone(moment) or moment
+
+
+def nearest_in_zone(moment: datetime) -> datetime:
+    """Return the moment, or the nearest one that the current time zone can tell."""
+    if _in_zone(moment) is not None:
+        return moment
+    end = datetime.min if moment.year == datetime.min.year else datetime.max
+    return timezone.make_aware(end.replace(microsecond=0))
+
+
+def _in_zone(moment: datetime) -> datetime | None:
+    try:
+        return timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    except OverflowError:
+        return None
 
 
 def when(moment: datetime | None, now: datetime | None = None) -> str | None:

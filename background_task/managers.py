@@ -49,7 +49,7 @@ def _creator_filter(creator: models.Model) -> Q:
     return Q(creator_content_type=content_type, creator_object_id=creator.pk)
 
 
-class _Letters(Func):
+class Letters(Func):
     """A column's text as MySQL compares it when no collation has a say."""
 
     template = "CAST(CONVERT(%(expressions)s USING utf8mb4) AS BINARY)"
@@ -101,7 +101,7 @@ class TaskQuerySet(models.QuerySet["Task"]):
     def _exactly(self, column: str, values: Collection[str | None]) -> Q:
         has = Q(**{f"{column}__in": values})
         if connections[self.db].vendor == "mysql":
-            has &= Q(In(_Letters(column), values))
+            has &= Q(In(Letters(column), values))
         return has
 
     def of_queues(self, served: Served) -> Self:
@@ -142,7 +142,7 @@ class TaskQuerySet(models.QuerySet["Task"]):
         return available.in_order()
 
     def _expired(self, now: datetime) -> Q:
-        limit = timedelta(seconds=app_settings.BACKGROUND_TASK_MAX_RUN_TIME)
+        limit = app_settings.lock_lifetime
         runners = apps.get_model("background_task", "Runner")
         held = Exists(runners._base_manager.filter(pk=OuterRef("locked_by")))
         return Q(locked_at__isnull=False, locked_at__lt=now - limit) & ~Q(held)

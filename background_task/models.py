@@ -514,6 +514,19 @@ class Attempt(models.Model):
         return (self.ended_at - self.started_at).total_seconds()
 
 
+_LONGEST_ID = 18  # digits, of what a BIGINT can hold
+
+
+def row_id(text: str) -> int:
+    """Return the id that a text is; 0, which no row has, if it is none."""
+    is_id = text.isdecimal() and len(text) <= _LONGEST_ID
+    return int(text) if is_id else 0
+
+
+# What a bare pid holds, an in-process runner or one of 1.2.8: it can't be asked.
+HELD_BY_PID = models.Q(locked_by__gt="", locked_by__regex="^[0-9]+$")
+
+
 def _is_running(locked_by: str) -> bool:
     if not locked_by.isdecimal() or int(locked_by) == 0:
         return False

@@ -17,7 +17,7 @@ from django.db.models.functions import Cast
 
 from . import books
 from .managers import TaskQuerySet
-from .models import Control, Runner, Task
+from .models import Control, Runner, Task, row_id
 from .outages import is_passing, say_no_values
 from .states import CANCELLED
 
@@ -29,7 +29,6 @@ _READ_AT_A_TIME, _CANCELLED_AT_A_TIME = 1000, 100  # tasks, between two renewals
 # When it was asked for, as text: it is only told from another time, and what Python
 # can't read must not keep the other rows from being read.
 _ASKED = Cast("at", CharField(max_length=64))
-_LONGEST_ID = 18  # digits, of what a BIGINT can hold
 
 
 @dataclass(slots=True)
@@ -64,7 +63,7 @@ class OrderBook:
         rows = _rows().annotate(answered=Q(answer__gt=""), asked=_ASKED)
         fields = "pk", "verb", "target", "by", "asked", "answered"
         for pk, verb, target, by, asked, answered in rows.values_list(*fields):
-            task = _task(target)
+            task = row_id(target)
             if verb in _LOOKED_AT:
                 since = self._since[pk, asked] = former.get((pk, asked), now)
                 if now > since + _ASKED_FOR:
@@ -137,7 +136,7 @@ def _stops_of_others(running: Collection[int]) -> dict[int, str]:
     rows = _rows().filter(verb=Control.Verb.STOP).order_by("pk")
     asked, nonsense = {}, []
     for target, by in rows.values_list("target", "by")[:_READ_AT_A_TIME]:
-        if not (task := _task(target)):
+        if not (task := row_id(target)):
             nonsense.append(target)
         elif task not in running:
             asked[task] = by
@@ -176,12 +175,6 @@ def _forget_stops(tasks: Collection[int]) -> None:
     if tasks:
         targets = [str(task) for task in tasks]
         _rows().filter(verb=Control.Verb.STOP, target__in=targets).delete()
-
-
-def _task(target: str) -> int:
-    """Return the id of the task that is meant; 0, which none has, if that is none."""
-    is_id = target.isdecimal() and len(target) <= _LONGEST_ID
-    return int(target) if is_id else 0
 
 
 def _rows() -> QuerySet[Control]:

@@ -69,6 +69,7 @@ def is_redacted(task_name: str, task_params: str) -> bool:
 def arguments(task_name: str, task_params: str) -> list[tuple[str, str]]:
     """Return each argument's name, or its place, and its value as JSON or dots.
 
+    All of it can be encoded: half a surrogate, as of a file's name, is `\\udce9`.
     All values of a task that no `tasks` module here has are dots: nobody knows which of
     them are secret. What is not of the form that tasks have is one text without a name.
     """
@@ -78,15 +79,26 @@ def arguments(task_name: str, task_params: str) -> list[tuple[str, str]]:
         return [("", task_params if _is_open(task_name) else HIDDEN)]
 
 
+def open_names() -> list[str]:
+    """Return the names of the tasks all of whose arguments may be read."""
+    from .tasks import tasks
+
+    _discover()
+    return sorted(name for name, proxy in tasks._tasks.items() if not proxy.redact)
+
+
 def params_text(task_name: str, task_params: str) -> str:
     """Return the arguments as they are stored, with dots for what is not to be read."""
     if _is_open(task_name):
         return task_params
     try:
-        args, kwargs = _parsed(task_params)
+        return _json(_shown(task_name, *_parsed(task_params)))
     except ValueError:
         return HIDDEN
-    shown = [
+
+
+def _shown(task_name: str, args: list[Any], kwargs: dict[str, Any]) -> list[Any]:
+    return [
         [
             HIDDEN if hidden else value
             for _, value, hidden in _positional(task_name, args)
@@ -96,7 +108,6 @@ def params_text(task_name: str, task_params: str) -> str:
             for name, value, hidden in _named(task_name, kwargs)
         },
     ]
-    return json.dumps(shown, sort_keys=True, ensure_ascii=False)
 
 
 def _each(task_name: str, task_params: str) -> Iterator[tuple[str, str]]:
@@ -105,7 +116,20 @@ def _each(task_name: str, task_params: str) -> Iterator[tuple[str, str]]:
         *_positional(task_name, args),
         *_named(task_name, kwargs),
     ):
-        yield name, HIDDEN if hidden else json.dumps(value, ensure_ascii=False)
+        yield _encodable(name), HIDDEN if hidden else _json(value)
+
+
+def _json(value: Any) -> str:
+    """Return what a page can show; raise ValueError if it is nested too deeply."""
+    try:
+        return _encodable(json.dumps(value, sort_keys=True, ensure_ascii=False))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _encodable(text: str) -> str:
+    """Return a text in which half a surrogate is written as JSON has it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _positional(task_name: str, args: list[Any]) -> Iterator[tuple[str, Any, bool]]:
@@ -145,7 +169,7 @@ def _parsed(task_params: str) -> tuple[list[Any], dict[str, Any]]:
     """Return the arguments; raise ValueError for what is not of the right form."""
     try:
         args, kwargs = json.loads(task_params)
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise ValueError("it must be a list and an object")

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from .limits import SettingError, parse_seconds
-from .settings import app_settings
+from .settings import CENTURY, app_settings
 
-# A century: with a large exponent the moment would lie past the calendar's end.
-LONGEST_BACKOFF = timedelta(days=36_525)
+# With a large exponent the moment would lie past the calendar's end.
+LONGEST_BACKOFF = timedelta(seconds=CENTURY)
 
 
 def backoff(attempts: int) -> timedelta:

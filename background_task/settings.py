@@ -7,10 +7,12 @@ uses a value says what is wrong with it.
 import multiprocessing
 import sys
 from collections.abc import Sequence
-from datetime import tzinfo
+from datetime import timedelta, tzinfo
 from typing import Any
 
 from django.conf import settings
+
+CENTURY = 36_525 * 86_400.0  # seconds: what is longer may end past the calendar
 
 
 class AppSettings:
@@ -37,6 +39,11 @@ class AppSettings:
     def BACKGROUND_TASK_MAX_RUN_TIME(self) -> float:
         """The same as `MAX_RUN_TIME`."""
         return self.MAX_RUN_TIME
+
+    @property
+    def lock_lifetime(self) -> timedelta:
+        """How long a lock holds that is no runner's: `MAX_RUN_TIME`, or a century."""
+        return timedelta(seconds=min(self.MAX_RUN_TIME, CENTURY))
 
     @property
     def BACKGROUND_TASK_RUN_ASYNC(self) -> bool:

@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from . import control, dashboard, diagnosis, display
-from .models import Attempt, Control, Runner, Task
+from .models import Attempt, Control, Runner, Task, row_id
 
 CONTROL = "background_task.control_task"
 CONFIRM = "confirm.html"  # whether something is meant
@@ -146,14 +146,18 @@ class Order:
 
 
 def _stop(target: str) -> Order:
-    pk = int(target) if target.isdecimal() else 0
-    task = Task.objects.filter(pk=pk).first()
+    task = Task.objects.filter(pk=row_id(target)).first()
     name = task.with_id() if task else target
 
     def give(by: str) -> tuple[int, str]:
-        if task is None or not control.stop([task.pk], by):
-            return messages.WARNING, _("Task %s does not run any more.") % name
-        return messages.SUCCESS, _("Task %s is being stopped.") % name
+        if task is not None and control.stop([task.pk], by):
+            return messages.SUCCESS, _("Task %s is being stopped.") % name
+        if task is not None and (task.locked_by or "").isdecimal():
+            text = _(
+                "Task %s is run in-process or by 1.2.8, and can't be asked to stop."
+            )
+            return messages.WARNING, text % name
+        return messages.WARNING, _("Task %s does not run any more.") % name
 
     return Order(
         verb="stop",

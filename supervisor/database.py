@@ -94,7 +94,7 @@ class DatabaseQueue:
         self._alias = router.db_for_write(Task)
         self._connection = connections[self._alias]
         self._writer = database_endings.Writer(self._alias, runner)
-        self._dead = database_dead.Dead(self._alias, runner, self._writer)
+        self._dead = database_dead.Dead(self._alias, runner, self._lease, self._writer)
         self._listener = wakeups.listener(
             self._connection, lambda queue: queue in self._served
         )
@@ -389,6 +389,8 @@ class DatabaseQueue:
             is_away = not is_busy(self._connection, error)
             self._reconnects = self._reconnects or is_away
             kind = QueueUnavailable if is_away else QueueBusy
+            if is_away:
+                self._dead.doubt()
             text = " ".join(str(error).split())
             raise kind(f"{type(error).__name__}: {text}") from error
         finally:

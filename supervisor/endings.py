@@ -22,7 +22,8 @@ logger = logging.getLogger("background_task.supervisor")
 FLUSH = 0.02  # seconds that an ending waits for others, while there is work to start
 _BUSY_FOR = 5.0  # seconds until a row that another had locked is tried again
 _NEVER = math.inf
-_MOST_EVIDENCE = 2_000_000  # characters of it in one transaction
+# In one transaction: it must not take so long that the lease is not renewed.
+_MOST, _MOST_EVIDENCE = 100, 2_000_000  # endings, characters
 
 
 class Written(Enum):
@@ -57,14 +58,15 @@ class Endings:
         return [self.write_at, *self._busy.values()]
 
     def batch(self) -> dict[str, Ended]:
-        """Return what is to be written now: no more than a statement can hold."""
+        """Return what is to be written now: no more than one transaction should."""
         batch: dict[str, Ended] = {}
         size = 0
         for claim, one in self._ended.items():
             if claim in self._busy:
                 continue
             size += len(one.evidence.output) + len(one.evidence.stack)
-            if batch and size > _MOST_EVIDENCE:
+            size += len(str(one.outcome))
+            if len(batch) == _MOST or (batch and size > _MOST_EVIDENCE):
                 break
             batch[claim] = one
         return batch

@@ -168,7 +168,7 @@ class Queue(Protocol):
     def rescue(self, runner: str | None = None) -> int:
         """Record as lost what a swept runner held (None: what no lease protects).
 
-        Return how many tries that were.
+        Return how many tries that were: some at a time, until there are none.
         """
 
     def called(self) -> bool:

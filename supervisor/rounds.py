@@ -74,9 +74,11 @@ class Rounds:
 
     def _go(self) -> None:
         while self._swept:
-            self._rescued(self._queue.rescue(self._swept[0]), self._swept[0])
+            if self._rescued(self._queue.rescue(self._swept[0]), self._swept[0]):
+                break  # there may be more of them
             self._swept.pop(0)
-        self._rescued(self._queue.rescue(), "expired")
+        if self._rescued(self._queue.rescue(), "expired"):
+            self._at = 0.0
         dead = {runner.id: runner for runner in self._queue.dead_runners()}
         for runner in dead.keys() - self._sweeping:
             pid, started = dead[runner].pid, dead[runner].started
@@ -96,8 +98,9 @@ class Rounds:
         self._at = clock.now() + min(self._after, longest)
         self._after = min(self._after * 2, longest)
 
-    def _rescued(self, tries: int, whose: str) -> None:
+    def _rescued(self, tries: int, whose: str) -> int:
         if tries:
             self._channel.send("rescued", tries=tries)
             logger.warning("Tries rescued from a dead runner (%s): %s", whose, tries)
             self._has_rescued()
+        return tries

@@ -118,6 +118,7 @@ class Stopping:
         if not self._tries and not busy:
             return True
         if children and self.at == _NEVER:
+            self._leave_by = None
             return False  # receivers of signals have limits of their own
         if self._leave_by is None:
             self._leave_by = clock.now() + LAST_RECORD

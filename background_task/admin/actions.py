@@ -5,8 +5,9 @@ and the answer says how many were, and why.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from background_task import control, views
-from background_task.models import Task
+from background_task.models import HELD_BY_PID, Task
 
 from . import asking
 
@@ -30,12 +31,20 @@ _BATCH = 500  # rows in one transaction
 _LONGEST = 20.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Left:
+    """Which rows an action leaves alone, and why: a sentence about a number of them."""
+
+    which: Q
+    because: Any
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
     """One thing that may be done to rows, and how it is told.
 
     `do` gets ids and who asks, and returns how many it was done to; those of them that
-    meet `left` afterwards were left alone for that reason. Any of the permissions will
+    are `left` afterwards were left alone for that reason. Any of the permissions will
     do. What has a `consequence`, which is a sentence, asks before it is done, and its
     button is red.
     """
@@ -44,8 +53,7 @@ class Action:
     label: Any
     do: Callable[[list[Any], str], int]
     done: Any
-    left: Q | None = None
-    left_because: Any = None
+    left: tuple[Left, ...] = ()
     permissions: tuple[str, ...] = ("control",)
     consequence: Any = None
 
@@ -59,9 +67,14 @@ RUN_NOW = Action(
     label=_("Run now"),
     do=lambda pks, by: control.run_now(pks),
     done=ngettext_lazy("%d is due now", "%d are due now"),
-    left=Q(locked_by__isnull=False),
-    left_because=ngettext_lazy(
-        "%d runs already and was left alone", "%d run already and were left alone"
+    left=(
+        Left(
+            Q(locked_by__isnull=False),
+            ngettext_lazy(
+                "%d runs already and was left alone",
+                "%d run already and were left alone",
+            ),
+        ),
     ),
 )
 CANCEL = Action(
@@ -69,9 +82,14 @@ CANCEL = Action(
     label=_("Cancel"),
     do=control.cancel,
     done=ngettext_lazy("%d cancelled", "%d cancelled"),
-    left=Q(locked_by__isnull=False),
-    left_because=ngettext_lazy(
-        "%d runs and was left alone: stop it", "%d run and were left alone: stop them"
+    left=(
+        Left(
+            Q(locked_by__isnull=False),
+            ngettext_lazy(
+                "%d runs and was left alone: stop it",
+                "%d run and were left alone: stop them",
+            ),
+        ),
     ),
     consequence=_(
         "What is cancelled ends as failed and is not run; if it repeats, that ends "
@@ -84,10 +102,21 @@ STOP = Action(
     label=_("Stop"),
     do=control.stop,
     done=ngettext_lazy("%d is asked to stop", "%d are asked to stop"),
-    left=Q(locked_by=None),
-    left_because=ngettext_lazy(
-        "%d does not run and was left alone: cancel it",
-        "%d do not run and were left alone: cancel them",
+    left=(
+        Left(
+            Q(locked_by=None),
+            ngettext_lazy(
+                "%d does not run and was left alone: cancel it",
+                "%d do not run and were left alone: cancel them",
+            ),
+        ),
+        Left(
+            HELD_BY_PID,
+            ngettext_lazy(
+                "%d is run in-process or by 1.2.8 and can't be asked to stop",
+                "%d are run in-process or by 1.2.8 and can't be asked to stop",
+            ),
+        ),
     ),
     consequence=views.WHAT_STOP_DOES,
 )
@@ -99,9 +128,13 @@ def _priority(name: str, label: str, by_how_much: int) -> Action:
         label=label,
         do=lambda pks, by: control.change_priority(pks, by_how_much),
         done=ngettext_lazy("Priority of %d changed", "Priority of %d changed"),
-        left=Q(locked_by__isnull=False),
-        left_because=ngettext_lazy(
-            "%d runs and was left alone", "%d run and were left alone"
+        left=(
+            Left(
+                Q(locked_by__isnull=False),
+                ngettext_lazy(
+                    "%d runs and was left alone", "%d run and were left alone"
+                ),
+            ),
         ),
         permissions=("change", "control"),
     )
@@ -114,9 +147,13 @@ RETRY = Action(
     label=_("Retry"),
     do=lambda pks, by: len(control.retry(pks)),
     done=ngettext_lazy("%d waits again", "%d wait again"),
-    left=Q(failed_at=None),
-    left_because=ngettext_lazy(
-        "%d succeeded and was left alone", "%d succeeded and were left alone"
+    left=(
+        Left(
+            Q(failed_at=None),
+            ngettext_lazy(
+                "%d succeeded and was left alone", "%d succeeded and were left alone"
+            ),
+        ),
     ),
 )
 DRAIN = Action(
@@ -137,7 +174,7 @@ class Tally:
     """What came of it: how many rows, and whether time was left for the others."""
 
     done: int = 0
-    left: int = 0
+    left: Counter[Left] = field(default_factory=Counter)
     gone: int = 0
     is_finished: bool = True
     reached: Any = None  # the last id that was gone through
@@ -147,8 +184,7 @@ class Tally:
         said = []
         if self.done or not (self.left or self.gone):
             said.append(action.done % self.done)
-        if self.left:
-            said.append(action.left_because % self.left)
+        said += [left.because % number for left, number in self.left.items()]
         if self.gone:
             said.append(
                 ngettext(
@@ -174,28 +210,32 @@ def carry_out(action: Action, rows: QuerySet[Any], by: str) -> Tally:
     """
     tally, end = Tally(), time.monotonic() + _LONGEST
     fitting = rows
-    if action.left is not None:
-        fitting = rows.filter(~action.left)
-        tally.left = rows.filter(action.left).count()
+    for left in action.left:
+        fitting = fitting.filter(~left.which)
+        tally.left += Counter({left: rows.filter(left.which).count()})
     for pks in _batches(fitting):
         if tally.reached is not None and time.monotonic() > end:
             tally.is_finished = False
             break
         done = action.do(pks, by)
-        left = min(_left_of(pks, action, rows), len(pks) - done)
+        left_now = _left_of(pks, action, rows, len(pks) - done)
         tally.reached = pks[-1]
         tally.done += done
-        tally.left += left
-        tally.gone += len(pks) - done - left
+        tally.left += left_now
+        tally.gone += len(pks) - done - left_now.total()
     return tally
 
 
-def _left_of(pks: list[Any], action: Action, rows: QuerySet[Any]) -> int:
+def _left_of(
+    pks: list[Any], action: Action, rows: QuerySet[Any], most: int
+) -> Counter[Left]:
     """Return how many have become what it is not for, since they were chosen."""
-    if action.left is None:
-        return 0
     everything = rows.model._default_manager.using(router.db_for_write(Task))
-    return int(everything.filter(action.left, pk__in=pks).count())
+    found: Counter[Left] = Counter()
+    for left in action.left:
+        number = everything.filter(left.which, pk__in=pks).count()
+        found[left] = min(number, most - found.total())
+    return found
 
 
 def tell(

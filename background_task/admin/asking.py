@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.text import capfirst
-from django.utils.translation import ngettext
+from django.utils.translation import gettext, ngettext
 
 from background_task import views
 from background_task.models import Task
@@ -42,7 +42,6 @@ def ask_of_chosen(
     if not named:
         return None
     counted = lists.CountedPaginator(rows, _NAMED)
-    more = counted.count - len(named)
     what = f"{counted.note or counted.count} {modeladmin.opts.verbose_name_plural}"
     site = modeladmin.admin_site.name
     post = request.POST
@@ -51,7 +50,7 @@ def ask_of_chosen(
         "title": action.question(_called(named[0]) if counted.count == 1 else what),
         "trail": _trail(modeladmin),
         "named": [pages.link(row, _called(row), site) for row in named],
-        "more": more and ngettext("and %d more", "and %d more", more) % more,
+        "more": _more(counted, len(named)),
         "hidden": [
             *kept,
             ("select_across", post.get("select_across", "0")),
@@ -68,6 +67,14 @@ def _page(
 ) -> HttpResponse:
     context |= {"opts": modeladmin.opts, "consequence": action.consequence}
     return views.page(request, modeladmin.admin_site, views.CONFIRM, context)
+
+
+def _more(counted: lists.CountedPaginator, named: int) -> str:
+    """Say how many rows are not named, if that is known."""
+    more = counted.count - named
+    if counted.note:
+        return gettext("and more")
+    return ngettext("and %d more", "and %d more", more) % more if more > 0 else ""
 
 
 def _called(row: Any) -> str:

@@ -40,7 +40,7 @@ class TaskForm(ModelForm):
             return text
         try:
             args, kwargs = json.loads(text)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             args = kwargs = None
         if not isinstance(args, list) or not isinstance(kwargs, dict):
             raise forms.ValidationError(

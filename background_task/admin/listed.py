@@ -1,6 +1,7 @@
 """What is common to tasks that wait and those that have ended?"""
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
@@ -51,6 +52,18 @@ class Listed(Quick):
         tasks: QuerySet[Any] = super().get_queryset(request)
         tasks = tasks.annotate(runner_is_alive=alive)
         return tasks
+
+    def get_object(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the row; its moments are such as Django's form can show in the zone.
+
+        Those at the calendar's ends are moved by hours, and stay there.
+        """
+        row = super().get_object(*args, **kwargs)
+        for field in row._meta.concrete_fields if row is not None else ():
+            moment = getattr(row, field.attname)
+            if isinstance(moment, datetime):
+                setattr(row, field.attname, display.nearest_in_zone(moment))
+        return row
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> Any:
         """Return the list that knows each task's last try."""
@@ -115,7 +128,7 @@ class Listed(Quick):
         """Show the arguments, but for what is redacted."""
         text = redaction.params_text(task.task_name, task.task_params)
         short = Truncator(text).chars(LONGEST_ARGUMENTS)
-        return format_html('<code title="{}">{}</code>', text, short)
+        return format_html('<code title="{}">{}</code>', pages.title(text), short)
 
     @admin.display(description="run at", ordering="run_at")
     def planned_at(self, task: BaseTask) -> str | None:

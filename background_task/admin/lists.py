@@ -13,8 +13,9 @@ from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
 from django.db import connections
-from django.db.models import Max, Model, Q, QuerySet
-from django.db.models.functions import Left, Right
+from django.db.models import Max, Model, Q, QuerySet, Value
+from django.db.models.functions import Coalesce, Left, Right
+from django.db.models.lookups import In
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.formats import number_format
@@ -22,9 +23,10 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from background_task import states
+from background_task import redaction, states
 from background_task.inuse import queues_of
-from background_task.models import Attempt, CompletedTask, Control
+from background_task.managers import Letters
+from background_task.models import Attempt, CompletedTask, Control, row_id
 
 if TYPE_CHECKING:
     BasePaginator = Paginator[Any]
@@ -192,7 +194,7 @@ def with_last_tries(tasks: Iterable[Any]) -> None:
 
 SEARCH_HELP = _(
     "The beginning of a task's full name, such as shop.tasks.send; an id; or the first "
-    "8 characters or more of a hash."
+    "8 characters or more of a hash, of tasks whose arguments are not hidden."
 )
 
 
@@ -200,7 +202,9 @@ def search(rows: QuerySet[Any], text: str, ids: Iterable[str], hash: str) -> Any
     """Keep the rows that have this id or hash, or whose name begins so.
 
     Arguments are not searched: no index helps, and the answer would tell what is
-    redacted. `ids` are the columns for a number, `hash` the one for hexadecimal digits.
+    redacted. So would it by the hash of a task that has something to hide, which is
+    not found by it. `ids` are the columns for a number, `hash` the one for hexadecimal
+    digits.
     """
     text = text.strip()
     if not text:
@@ -208,10 +212,21 @@ def search(rows: QuerySet[Any], text: str, ids: Iterable[str], hash: str) -> Any
     if text.isdecimal():
         condition = Q(pk__in=[])
         for column in ids:
-            condition |= Q(**{column: int(text)})
+            condition |= Q(**{column: row_id(text)})
         return rows.filter(condition)
-    column = hash if hash and _HASH.fullmatch(text) else "task_name"
-    return rows.filter(_begins(rows.db, column, text))
+    if hash and _HASH.fullmatch(text):
+        return rows.filter(_begins(rows.db, hash, text), _is_open(rows.db))
+    return rows.filter(_begins(rows.db, "task_name", text))
+
+
+def _is_open(database: str) -> Q:
+    """Return a condition that those tasks meet whose arguments may all be read.
+
+    To the letter, and as no index can answer it: one is to find the hash.
+    """
+    mysql = connections[database].vendor == "mysql"
+    name = Letters("task_name") if mysql else Coalesce("task_name", Value(""))
+    return Q(In(name, redaction.open_names()))
 
 
 def _begins(database: str, column: str, text: str) -> Q:

@@ -29,6 +29,7 @@ from background_task.states import State, state_of
 from .lists import drained_by, task_id_of
 
 LONGEST_ERROR, LONGEST_CALLED = 80, 60  # characters of it in a list
+LONGEST_TITLE = 2000  # characters of a text that is told whole when pointed at
 
 # Tries that a page shows, the newest ones: one may be released without an end.
 MOST_TRIES = 50
@@ -117,7 +118,14 @@ def error_in_short(line: str) -> str | None:
     if not line:
         return None
     short = breakable(Truncator(line).chars(LONGEST_ERROR))
-    return format_html('<span class="bgtask-error" title="{}">{}</span>', line, short)
+    return format_html(
+        '<span class="bgtask-error" title="{}">{}</span>', title(line), short
+    )
+
+
+def title(text: str) -> str:
+    """Return a text to be told when pointed at: a list has one in each of its rows."""
+    return Truncator(text).chars(LONGEST_TITLE)
 
 
 def runner_badge(runner: Any) -> str:
@@ -264,7 +272,15 @@ def _named(task: Any) -> Iterator[Row]:
     yield _("Id"), str(task_id_of(task) or "")
     yield _("Queue"), task.queue or gettext("none")
     if task.creator_object_id:
-        yield _("Created by"), str(task.creator or "")
+        yield _("Created by"), _creator(task)
+
+
+def _creator(task: Any) -> str:
+    """Say who has created it; by its type and id if no code has the model any more."""
+    kind = task.creator_content_type
+    if kind is not None and kind.model_class() is None:
+        return f"{kind.app_label}.{kind.model} {task.creator_object_id}"
+    return str(task.creator or "")
 
 
 def _repeats(task: Any) -> Iterator[Row]:

@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from background_task import views
 from background_task.managers import hash_text
-from background_task.models import BaseTask, CompletedTask, Task
+from background_task.models import BaseTask, CompletedTask, Task, row_id
 
 from . import lists, pages
 from .actions import (
@@ -99,12 +99,13 @@ class TaskAdmin(Listed):
 
     def _completed_place(self, request: HttpRequest, task_id: str) -> str | None:
         """Return where a task is that is not here, if it has ended and may be seen."""
-        if not task_id.isdecimal() or not self.has_view_or_change_permission(request):
+        pk = row_id(task_id)
+        if not pk or not self.has_view_or_change_permission(request):
             return None
         theirs: Any = self.admin_site._registry.get(CompletedTask)
         if theirs is None or not theirs.has_view_or_change_permission(request):
             return None
-        row = CompletedTask.objects.filter(task_id=task_id).first()
+        row = CompletedTask.objects.filter(task_id=pk).first()
         if row is None:
             return None
         name = "admin:background_task_completedtask_change"

@@ -99,8 +99,8 @@ class Failure:
 
     @property
     def label(self) -> Any:
-        """What their outcome is called."""
-        return Attempt.Outcome(self.outcome).label
+        """What their outcome is called; one of a later version, as it is stored."""
+        return dict(Attempt.Outcome.choices).get(self.outcome, self.outcome)
 
     @property
     def key(self) -> str:

@@ -1,12 +1,12 @@
 import os
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
 from django.db import connection
-from django.test import RequestFactory, TestCase
+from django.test import RequestFactory, TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
@@ -124,8 +124,11 @@ class AdminTests(TestCase):
         now = timezone.localtime(values.pop("run_at"))
         values |= {"run_at_0": now.date(), "run_at_1": f"{now:%H:%M:%S}"}
         values |= {"repeat_until_0": "", "repeat_until_1": "", "task_name": "app.add"}
-        for wrong in ("", "7", "{}", "[7]", '[7, {"a": 1}]', "[[7], []]", "[[7], {}"):
-            with self.subTest(wrong):
+        for wrong in (
+            *("", "7", "{}", "[7]", '[7, {"a": 1}]', "[[7], []]", "[[7], {}"),
+            "[" * 100_000,
+        ):
+            with self.subTest(wrong[:20]):
                 answer = self.client.post(address, values | {"task_params": wrong})
 
                 self.assertIn("task_params", answer.context["adminform"].form.errors)
@@ -161,6 +164,25 @@ class AdminTests(TestCase):
         self.assertEqual(
             (task.priority, task.repeat, task.task_params), (9, 90, "[1, {}]")
         )
+
+    @override_settings(TIME_ZONE="Europe/Berlin")
+    def test_one_that_is_never_to_run_stays_so(self):
+        task = make_task(run_at=datetime(9999, 12, 31, 23, tzinfo=UTC), repeat=60)
+        Task.objects.update(repeat_from=timezone.now())
+        address = self.address(Task, "change", task.pk)
+        form = self.client.get(address).context["adminform"].form
+        values = {name: form[name].value() for name in form.fields}
+        values = {n: "" if v is None else v for n, v in values.items()}
+        moment = values.pop("run_at")
+        values |= {"run_at_0": moment.date(), "run_at_1": moment.time()}
+        values |= {"repeat_until_0": "", "repeat_until_1": "", "priority": 9}
+
+        answer = self.client.post(address, values)
+
+        self.assertEqual(answer.status_code, 302)
+        task.refresh_from_db()
+        self.assertEqual((task.priority, f"{task.run_at:%Y-%m-%d}"), (9, "9999-12-31"))
+        self.assertIsNotNone(task.repeat_from)
 
     def test_a_repeat_is_counted_from_where_it_is_moved_to(self):
         planned = timezone.now() - timedelta(hours=3)

@@ -1,18 +1,19 @@
 """What may be done in the admin, by whom, and what the answer says."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.contrib.contenttypes.models import ContentType
 from django.contrib.messages import get_messages
 from django.db import connection
-from django.test import Client, TestCase
+from django.test import Client, TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from background_task.admin import actions
+from background_task.admin import actions, lists
 from background_task.models import Attempt, CompletedTask, Control, Runner, Task
 
 from .test_admin_lists import make_attempt, make_completed
@@ -111,6 +112,25 @@ class ListTests(ActionTestCase):
         self.assertEqual(
             said,
             "1 is asked to stop; 1 does not run and was left alone: cancel it.",
+        )
+
+    def test_what_can_not_be_asked_is_not_said_to_be(self):
+        held = [make_claimed_task(name, locked_by="4711")[0] for name in "ab"]
+        page = self.address(Task, "do", held[0].pk, "stop")
+        board = reverse("admin:background_task_order", args=["stop"])
+
+        said = [self.act("stop", make_claimed_task("asked")[0], *held)]
+        said += [self.said(self.client.post(page))]
+        said += [self.said(self.client.post(board, {"target": held[0].pk}))]
+
+        self.assertEqual(Control.objects.count(), 1)
+        can_not = "in-process or by 1.2.8 and can't be asked to stop"
+        self.assertEqual(said[0], f"1 is asked to stop; 2 are run {can_not}.")
+        self.assertIn(f"1 is run {can_not}.", said[1])
+        self.assertIn(
+            f"Task {held[0].with_id()} is run in-process or by 1.2.8, and can't be "
+            "asked to stop.",
+            said[2],
         )
 
     def test_retry(self):
@@ -299,6 +319,20 @@ class AskingTests(ActionTestCase):
         self.assertEqual(self.answered(question), "25 cancelled.")
         self.assertEqual(Task.objects.get().task_name, "due")
 
+    def test_of_more_than_are_counted_nobody_says_how_many_more(self):
+        self.addCleanup(setattr, lists, "MOST_COUNTED", lists.MOST_COUNTED)
+        lists.MOST_COUNTED = 22
+        Task.objects.bulk_create(
+            Task(task_name=f"x{n}", run_at=LATER, task_params="[]") for n in range(25)
+        )
+        chosen = {"action": "cancel", "_selected_action": [0], "select_across": 1}
+        address = self.address(Task, "changelist")
+
+        question = self.client.post(f"{address}?status=waiting", chosen)
+
+        self.assertContains(question, "<h1>Cancel more than 22 tasks?</h1>")
+        self.assertContains(question, "<li>and more</li>")
+
     def test_what_is_harmless_is_done_at_once(self):
         task = make_task(run_at=LATER)
 
@@ -407,6 +441,9 @@ class ButtonTests(ActionTestCase):
         self.assertEqual(self.buttons(make_task()), waits)
         self.assertEqual(self.buttons(make_task(failed_at=NOW)), waits)
         self.assertEqual(self.buttons(make_claimed_task("held")[0]), ["stop"])
+        old, _ = make_claimed_task("held by a pid", locked_by="4711")
+        self.press("stop", old)
+        self.assertEqual(self.buttons(old), ["stop"])
         self.assertEqual(self.buttons(make_completed(failed_at=NOW)), ["retry"])
         self.assertEqual(self.buttons(make_completed()), [])
         self.assertEqual(self.buttons(make_runner()), ["drain"])
@@ -481,9 +518,12 @@ class ButtonTests(ActionTestCase):
                     self.assertRedirects(page, place, fetch_redirect_response=False)
 
     def test_one_that_never_was_leads_to_the_list(self):
-        answer = self.press("cancel", Task(pk=4711))
+        for pk in (4711, "9" * 30, "9" * 5000):
+            answer = self.press("cancel", Task(pk=pk))
 
-        self.assertRedirects(answer, self.address(Task, "changelist"))
+            self.assertRedirects(answer, self.address(Task, "changelist"))
+            answer = self.client.get(self.address(Task, "change", pk))
+            self.assertRedirects(answer, reverse("admin:index"))
 
     def test_it_takes_a_post_with_a_token(self):
         task = make_task()
@@ -589,6 +629,28 @@ class PageTests(ActionTestCase):
         self.assertContains(page, "Task params:")
         for label in ("Locked by", "Last error", "Progress done", "Task hash"):
             self.assertNotContains(page, label)
+
+    def test_the_model_of_its_creator_is_gone(self):
+        kind = ContentType.objects.create(app_label="shop", model="cart")
+        creator = {"creator_content_type": kind, "creator_object_id": 7}
+        task = make_task(**creator)
+        for row in (task, task.create_completed_task()):
+            self.assertContains(self.page(row), "shop.cart 7")
+
+    def test_moments_that_the_zone_does_not_have(self):
+        for moment, zone in (
+            (datetime(9999, 12, 31, 23, tzinfo=UTC), "Europe/Berlin"),
+            (datetime(1, 1, 1, 1, tzinfo=UTC), "America/New_York"),
+        ):
+            task = make_task(KNOWN, run_at=moment, repeat_until=moment)
+            rows = task, task.create_completed_task()
+            for row in rows:
+                with self.subTest(zone, row=row), override_settings(TIME_ZONE=zone):
+                    self.assertEqual(self.page(row).status_code, 200)
+        self.log_in("view_task", "view_completedtask")
+        for row in rows:
+            with override_settings(TIME_ZONE=zone):
+                self.assertEqual(self.page(row).status_code, 200)
 
     def test_one_that_is_held_by_nobody_who_is_known(self):
         task, _ = make_claimed_task("shop.x", locked_by="gone")

@@ -1,6 +1,6 @@
 """The lists of the admin: what they show, what they cost, what is found."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from unittest import skipUnless
 
 from django.contrib import admin
@@ -22,7 +22,7 @@ from background_task.admin.lists import CountedPaginator
 from background_task.inuse import queues_of
 from background_task.models import Attempt, CompletedTask, Runner, Task
 
-from .tools import make_claimed_task, make_runner, make_task
+from .tools import KNOWN, make_claimed_task, make_runner, make_task
 
 NOW = timezone.now()
 LATER = NOW + timedelta(hours=1)
@@ -200,14 +200,24 @@ class SearchTests(ListTestCase):
         self.assertEqual(self.names(Task, q=tasks[1].pk), {"two"})
         self.assertEqual(self.names(CompletedTask, q=tasks[0].pk), {"one"})
         self.assertEqual(self.names(CompletedTask, q=completed.pk), {"one"})
-        self.assertEqual(self.names(Task, q="9" * 30), set())
+        for digits in (18, 19, 30, 5000):
+            for model in (Task, CompletedTask, Attempt):
+                page = self.page(model, q="9" * digits)
+                self.assertEqual(list(page.context["cl"].result_list), [])
 
     def test_by_the_beginning_of_the_hash(self):
-        task = make_task("one", (1,))
-        make_task("two", (2,))
+        task = make_task(KNOWN, (1,))
+        make_task(KNOWN, (2,))
 
-        self.assertEqual(self.names(Task, q=task.task_hash[:8]), {"one"})
-        self.assertEqual(self.names(Task, q=task.task_hash), {"one"})
+        for text in (task.task_hash[:8], task.task_hash):
+            found = self.page(Task, q=text).context["cl"].result_list
+            self.assertEqual(list(found), [task])
+
+    @skipUnless(connection.vendor == "sqlite", "the others' plans depend on statistics")
+    def test_a_hash_is_found_by_its_index(self):
+        found = lists.search(Task.objects.all(), "a" * 8, ("pk",), "task_hash")
+
+        self.assertRegex(found.explain(), r"SEARCH.*\(task_hash>\? AND task_hash<\?\)")
 
     def test_arguments_are_not_searched(self):
         make_task("one", ("needle",))
@@ -256,6 +266,24 @@ class ColumnTests(ListTestCase):
         html = self.shown(Task, "planned_at")["soon"]
 
         self.assertRegex(html, r"in 5 min \d+ s <small>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+
+    @override_settings(TIME_ZONE="Europe/Berlin")
+    def test_one_that_is_never_to_run_is_listed(self):
+        never = datetime(9999, 12, 31, 23, tzinfo=UTC)
+        make_completed("never", repeat_until=never, run_at=never)
+        make_task("never", run_at=never)
+        CompletedTask.objects.update(run_at=never)
+
+        for model in (Task, CompletedTask):
+            html = self.shown(model, "planned_at")["never"]
+            self.assertIn("<small>9999-12-31 23:00:00 UTC</small>", html)
+
+    def test_a_title_of_what_is_huge_is_cut(self):
+        huge = "x" * 1_000_000
+        for model, make in ((Task, make_task), (CompletedTask, make_completed)):
+            make(KNOWN, (huge,), last_error=huge)
+            with self.subTest(model.__name__):
+                self.assertLess(len(self.page(model).content), 50_000)
 
     def test_a_name_breaks_after_its_dots_and_underscores_and_is_no_markup(self):
         make_task("shop.tasks.<b>send_it")

@@ -8,7 +8,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from background_task import books
-from background_task.models import CompletedTask, Task
+from background_task.models import Attempt, CompletedTask, Task
 from tests.app.models import Upload
 
 from .tools import (
@@ -124,6 +124,35 @@ class SucceedTests(TestCase):
         # Begin (SQLite only), read, insert, read and update for the model that points
         # at the task, delete.
         self.assertLessEqual(len(statements), 6, statements)
+
+
+class LongTests(TransactionTestCase):
+    """More than a server takes in one statement: MariaDB's limit is 16 MiB."""
+
+    def test_many_that_fail_at_length(self):
+        claims = [make_claimed_task()[1] for _ in range(150)]
+        error = "é" * 65_000
+        evidence = {"outcome": "Failed", "started_at": None, "ended_at": timezone.now()}
+        evidence |= {"host": "", "runner_id": "r", "output": "", "stack": ""}
+        evidence |= {"output_size": 0}
+        endings = [books.Ending(claim, error, False, evidence) for claim in claims]
+
+        entries = books.record(endings)
+
+        self.assertNotIn(None, entries)
+        tasks = Task.objects.filter(attempts=1, locked_by=None, last_error=error)
+        self.assertEqual(tasks.count(), 150)
+        self.assertEqual(Attempt.objects.filter(error=error).count(), 150)
+
+    def test_many_of_long_arguments(self):
+        for _ in range(20):
+            make_claimed_task(args=("x" * 1_000_000,))
+        endings = [books.Ending(books.Claim.of(task)) for task in Task.objects.all()]
+
+        books.record(endings)
+
+        self.assertEqual(CompletedTask.objects.filter(failed_at=None).count(), 20)
+        self.assertEqual(Task.objects.count(), 0)
 
 
 class FailTests(TestCase):

@@ -1,6 +1,8 @@
 """Which tasks a runner takes, and that nobody else does."""
 
+import sys
 import threading
+import unittest
 from collections import Counter
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -258,6 +260,35 @@ class ClaimTests(ClaimTestCase):
             self.assertEqual(claims.free_expired(), 1)
 
         self.assertEqual(self.params(self.claim()), ["4711"])
+
+    @unittest.skipUnless(connection.vendor == "sqlite", "others have types")
+    def test_a_value_that_is_of_another_kind_stops_no_other_task(self):
+        for column, value in (
+            ("task_params", b"[[], {}]"),
+            ("queue", b"mail"),
+            ("priority", "high"),
+            ("attempts", "many"),
+            ("run_at", 5),
+        ):
+            with self.subTest(column), connection.cursor() as cursor:
+                bad, good = make_task("job", ("bad",)), make_task("job", ("good",))
+                update = f"UPDATE background_task SET {column} = %s WHERE id = %s"
+                cursor.execute(update, [value, bad.pk])
+
+                self.assertEqual([task.pk for task in self.claim()], [good.pk])
+
+                found = Task.objects.filter(pk=bad.pk)
+                error, failed_at = found.values_list("last_error", "failed_at")[0]
+                self.assertIsNotNone(failed_at)
+                self.assertIn("can't be read", error)
+
+    def test_a_lock_may_last_for_longer_than_the_calendar(self):
+        make_task("job", locked_by="4711", locked_at=timezone.now() - HOUR)
+
+        for endless in (10**11, float(sys.maxsize)):
+            with override_settings(MAX_RUN_TIME=endless):
+                self.assertEqual(claims.free_expired(), 0)
+                self.assertFalse(Task.objects.unlocked(timezone.now()).exists())
 
     def test_the_order_holds_across_queues(self):
         for queue, priority in (("a", 1), ("b", 2), ("a", 3), ("b", 0)):

@@ -294,6 +294,13 @@ class RetryTests(CommandTestCase):
         rows = self.refused("tasks_retry", "--completed", failed.pk)
         self.assertIn(f"Completed row {failed.pk} has succeeded, or is gone", rows[1])
 
+    def test_an_id_that_no_row_can_have_is_of_none(self):
+        for option in ((), ("--waiting",)):
+            refused = self.refused("tasks_retry", *option, 10**20)
+            self.assertEqual(refused, (1, f"There is no task {10**20}."))
+        rows = self.refused("tasks_retry", "--completed", 10**20)
+        self.assertIn("or is gone", rows[1])
+
     def test_by_filters_and_not_what_was_cancelled(self):
         self.completed(queue="mail")
         self.completed(queue="news")
@@ -361,6 +368,29 @@ class CancelTests(CommandTestCase):
         self.assertEqual(CompletedTask.objects.get().last_error, "Cancelled by ann")
         asked = Control.objects.get()
         self.assertEqual((asked.verb, asked.by), ("stop", "bob"))
+
+    def test_what_can_not_be_asked_to_stop_is_told(self):
+        old = make_task(locked_by="4711", locked_at=timezone.now())
+        running = make_task(locked_by="r", locked_at=timezone.now())
+        why = (
+            f"Task {old.with_id()} is run by process 4711, an in-process runner or one "
+            "of 1.2.8, which can't be asked."
+        )
+
+        for option in ((), ("--running",)):
+            self.assertEqual(self.refused("tasks_cancel", *option, old.pk), (1, why))
+        self.assertFalse(Control.objects.exists())
+        for option in ((), ("--dry-run",)):
+            out, err = self.call("tasks_cancel", "--running", "--all", *option)
+            self.assertIn("sked to stop: 1\n", out)
+            self.assertIn("by 1.2.8, where nobody can be asked: 1.", err)
+            self.assertNotIn("--running stops them", err)
+        self.assertEqual(Control.objects.get().target, str(running.pk))
+
+    def test_an_id_that_no_row_can_have_is_of_none(self):
+        refused = self.refused("tasks_cancel", 10**20)
+
+        self.assertEqual(refused, (1, f"There is no task {10**20}."))
 
     def test_one_that_was_cancelled_or_failed_is_told_apart(self):
         pk = make_task().pk
@@ -500,8 +530,12 @@ class PruneTests(CommandTestCase):
         self.call("tasks_prune", "--older-than", "1d", "--queue", "mail")
 
         self.assertTrue(CompletedTask.objects.exists())
-        refused = self.refused("tasks_prune", "--older-than", "1d", "--batch", "0")
-        self.assertEqual(refused[0], 2)
+        for wrong in (0, 10_001, 10**20):
+            refused = self.refused(
+                "tasks_prune", "--older-than", "1d", "--batch", wrong
+            )
+            said = f"--batch is {wrong}: it must be 1 to 10000"
+            self.assertEqual(refused, (2, said))
 
 
 class DrainTests(CommandTestCase):
@@ -653,7 +687,20 @@ class TextTests(TestCase):
             ("1W", 7 * 86400),
         ):
             self.assertEqual(_family.duration(text).total_seconds(), seconds)
-        for text in ("", "soon", "-1h", "1y", "1e9d", "9" * 30 + "d"):
+        for text in ("", "soon", "-1h", "1y", "1e9d"):
             with self.assertRaises(Exception, msg=text) as caught:
                 _family.duration(text)
             self.assertIn("is no time", str(caught.exception))
+        for text in ("36501d", "200000w", "9" * 30 + "d", "9" * 5000):
+            with self.assertRaises(Exception, msg=text) as caught:
+                _family.duration(text)
+            self.assertIn("is too long: 36500d is the most", str(caught.exception))
+
+    def test_the_longest_time_is_taken(self):
+        for asked in (
+            ("tasks_prune", "--older-than"),
+            ("tasks_retry", "--failed-since"),
+        ):
+            out, err = StringIO(), StringIO()
+            call_command(*asked, "36500d", stdout=out, stderr=err)
+            self.assertIn(": 0", out.getvalue())

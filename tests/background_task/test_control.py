@@ -85,6 +85,13 @@ class ControlTests(TestCase):
             (row.verb, row.target, row.by), ("stop", str(running.pk), "bob")
         )
 
+    def test_who_can_not_be_asked_is_not(self):
+        by_pid = locked(misbehaving.fail("a"), by="4711")
+
+        self.assertEqual(control.stop([by_pid.pk], "ann"), 0)
+
+        self.assertFalse(Control.objects.exists())
+
     def test_run_now_leaves_what_runs_alone_and_gives_a_new_chance(self):
         later = timezone.now() + timedelta(days=1)
         waiting = misbehaving.fail("a", schedule=later)

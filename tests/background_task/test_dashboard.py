@@ -397,6 +397,11 @@ class PageTests(Forgetful):
         for inline in ("<script>", "style=", " onclick", "<style"):
             self.assertNotContains(page, inline)
 
+    def test_an_outcome_of_a_later_version_is_shown_as_it_is(self):
+        make_attempts("Evicted")
+
+        self.assertContains(self.see(self.root), "Evicted")
+
     def test_the_part_that_changes_is_had_alone(self):
         self.fill()
 

@@ -7,10 +7,12 @@ from background_task.display import (
     absolute,
     duration,
     memory,
+    nearest_in_zone,
     relative,
     size,
     when,
 )
+from background_task.management.commands._family import moment
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -73,6 +75,23 @@ class DisplayTests(SimpleTestCase):
         self.assertEqual(absolute(NOW.replace(tzinfo=None)), "2026-03-01 12:00:00")
         self.assertIn(">now <small>2026-03-01 13:00:00 CET<", when(NOW, NOW))
         self.assertIsNone(when(None))
+
+    def test_what_the_zone_has_beyond_the_calendar_is_told_in_utc(self):
+        last, first = (
+            end.replace(tzinfo=UTC, microsecond=0)
+            for end in (datetime.max, datetime.min)
+        )
+        with override_settings(TIME_ZONE="Europe/Berlin"):
+            self.assertEqual(absolute(last), "9999-12-31 23:59:59 UTC")
+            self.assertIn("<small>9999-12-31 23:59:59 UTC", when(last, NOW))
+            self.assertEqual(moment(last), "9999-12-31 23:59:59")
+            self.assertEqual(nearest_in_zone(last), last - timedelta(hours=1))
+            self.assertEqual(nearest_in_zone(NOW), NOW)
+        with override_settings(TIME_ZONE="America/New_York"):
+            self.assertRegex(absolute(first), r"^0*1-01-01 00:00:00 UTC$")
+            self.assertIsNotNone(when(first, NOW))
+            self.assertIsNotNone(moment(first))
+            self.assertEqual(nearest_in_zone(first).replace(tzinfo=UTC), first)
 
     def test_a_text_is_long_by_its_lines_or_its_letters(self):
         self.assertFalse(LongText("", "short\n" * 25).is_long)

@@ -1,6 +1,7 @@
 """What must nobody read is read by nobody."""
 
 import functools
+import os
 
 from django.contrib.auth.models import Permission, User
 from django.test import SimpleTestCase, TestCase
@@ -13,9 +14,11 @@ from background_task.models import CompletedTask, Task
 from background_task.redaction import HIDDEN
 from background_task.tasks import tasks
 
-from .tools import half_an_app, make_task
+from .tools import KNOWN, half_an_app, make_task
 
 NAME = "tests.redacted"
+CAFE = os.fsdecode(b"caf\xe9.txt")  # as Linux lets files be named: half a surrogate
+TOO_DEEP = "[" * 100_000
 
 
 class Registered:
@@ -129,11 +132,27 @@ class ArgumentTests(Registered, SimpleTestCase):
 
     def test_what_can_not_be_read_is_hidden(self):
         self.declare(strict, ("password",))
-        for text in ("nonsense", "7", "[1, {}]", "[[], {}, 3]", '{"a": 1, "b": 2}'):
-            with self.subTest(text):
+        for text in (
+            *("nonsense", "7", "[1, {}]", "[[], {}, 3]", '{"a": 1, "b": 2}'),
+            TOO_DEEP,
+        ):
+            with self.subTest(text[:20]):
                 self.assertEqual(redaction.params_text(NAME, text), HIDDEN)
                 self.assertEqual(redaction.arguments(NAME, text), [("", HIDDEN)])
                 self.assertTrue(redaction.is_redacted(NAME, text))
+
+    def test_what_can_not_be_encoded_is_shown_as_it_is_stored(self):
+        self.declare(log_in, ("password",))
+        more = {CAFE: CAFE}
+
+        shown = self.shown(CAFE, "s3cret", **more)
+        text = redaction.params_text(NAME, params_text((CAFE, "s3cret"), more))
+
+        cafe = '"caf\\udce9.txt"'
+        self.assertEqual(
+            shown, {"user": cafe, "password": HIDDEN, cafe.strip('"'): cafe}
+        )
+        self.assertEqual(text, f'[[{cafe}, "{HIDDEN}"], {{{cafe}: {cafe}}}]')
 
     def test_tasks_that_can_not_be_imported_are_hidden_and_the_page_is_there(self):
         with half_an_app(), self.assertLogs("background_task", "ERROR") as logs:
@@ -173,6 +192,39 @@ class AdminTests(Registered, TestCase):
                         if page != "history":
                             self.assertContains(answer, "ada")
                             self.assertContains(answer, HIDDEN)
+
+    def test_the_pages_show_what_can_not_be_encoded_or_is_nested_too_deeply(self):
+        for name in (NAME, KNOWN):
+            make_task(name, (CAFE, "s3cret"))
+            Task.objects.filter(pk=make_task(name).pk).update(task_params=TOO_DEEP)
+        for task in Task.objects.all():
+            task.create_completed_task()
+        rows = [*Task.objects.all(), *CompletedTask.objects.all()]
+
+        for address in {
+            *(self.address(row, "changelist") for row in rows),
+            *(self.address(row) for row in rows),
+        }:
+            with self.subTest(address):
+                self.assertEqual(self.client.get(address).status_code, 200)
+
+    def test_the_hash_of_what_is_hidden_finds_nothing(self):
+        opened = make_task(KNOWN, (7,))
+        strange = make_task("tests.gone", ("s3cret",))
+        for task in Task.objects.all():
+            task.create_completed_task()
+        self.client.force_login(self.viewer())
+
+        found = set()
+        for model in (Task, CompletedTask):
+            for task in (self.task, opened, strange):
+                for said in (task.task_hash, task.task_hash[:8]):
+                    address = self.address(model(), "changelist")
+                    answer = self.client.get(address, {"q": said})
+                    found.update(answer.context["cl"].result_list)
+
+        self.assertEqual({row.task_name for row in found}, {KNOWN})
+        self.assertEqual(len(found), 2)
 
     def test_no_page_lets_it_be_deleted_and_seen(self):
         answer = self.client.get(self.address(self.task, "delete"))

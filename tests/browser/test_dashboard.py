@@ -105,11 +105,28 @@ class LiveTests(DashboardTestCase):
         self.page.waits_for_text("Connected again", STATUS)
         self.page.forgive("ERR_INTERNET_DISCONNECTED")
 
+    def test_what_is_no_dashboard_is_not_shown_and_it_comes_back(self):
+        self.open_as(self.user(), BOARD)
+        self.page.run("""
+            const really = window.fetch;
+            window.fetch = async () => {
+                window.fetch = really;
+                return new Response("<h1>Maintenance</h1>");
+            };
+        """)
+        self.page.waits_for_text("Connection lost, retrying", STATUS)
+        self.assertNotIn("Maintenance", self.page.text())
+        self.assertTrue(self.page.text("#bgt-health .bgt-state"))
+        self.page.waits_for_text("Connected again", STATUS)
+
     def test_it_stops_when_one_is_logged_out(self):
         user = self.user()
         self.open_as(user, BOARD)
         self.page.command("Network.clearBrowserCookies")
         self.page.waits_for_text("You are logged out", STATUS)
+        self.assertEqual(self.page.text("#bgt-hold"), "Hold updates")
+        is_seen = "return document.getElementById('bgt-hold').checkVisibility()"
+        self.assertFalse(self.page.run(is_seen))
 
     def test_updates_are_held_by_the_keyboard(self):
         self.open_as(self.user(), BOARD)

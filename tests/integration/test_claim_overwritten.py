@@ -50,7 +50,7 @@ class ClaimOverwrittenTests(LifecycleTestCase):
         self.assertEqual(self.journal.overlaps(), [])
 
     def test_its_claim_is_moved(self):
-        with supervised("--workers", 2, settings={"BACKGROUND_TASK_LEASE": 3}):
+        with supervised("--workers", 2, settings={"BACKGROUND_TASK_LEASE": 6}):
             self.journal.pid_of("it")
 
             Task.objects.filter(pk=self.task.pk).update(

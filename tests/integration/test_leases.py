@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import unittest
+from contextlib import closing
 from datetime import timedelta
 
 import psutil
@@ -30,8 +31,8 @@ from .tools import (
     wait_until,
 )
 
-LEASE = 3
-SHORT = {"BACKGROUND_TASK_LEASE": LEASE}
+SHORT = {"BACKGROUND_TASK_LEASE": 6}
+A_LEASE = 3  # renewals, one at each third of it
 # Processes that see no others, and are seen by them.
 ELSEWHERE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
@@ -81,7 +82,7 @@ class FrozenTests(LeaseTestCase):
             with supervised(settings=SHORT) as neighbour:
                 wait_until(lambda: Runner.objects.count() == 2)
                 self.freeze(psutil.Process(runner.pid))
-                wait_for_renewals(mine.id, 2 * LEASE)  # for longer than it lasts
+                wait_for_renewals(mine.id, 2 * A_LEASE)  # for longer than it lasts
                 held = row(task)
                 self.thaw(psutil.Process(runner.pid))
                 wait_for_renewals(mine.id, 1)
@@ -124,7 +125,7 @@ class FrozenTests(LeaseTestCase):
         wait_until(lambda: Runner.objects.count() == 2)
         other = Runner.objects.exclude(pk=lapsed.id).get()
         wait_until(lambda: not Runner.objects.get(pk=lapsed.id).is_trusted())
-        wait_for_renewals(other.id, LEASE)
+        wait_for_renewals(other.id, A_LEASE)
         self.assertEqual((row(task).locked_by, row(task).attempts), (lapsed.id, 0))
 
 
@@ -236,6 +237,74 @@ class OneTransactionTests(LeaseTestCase):
 
 
 @pytest.mark.lifecycle
+class RescueTests(LeaseTestCase):
+    """Of a runner of elsewhere, of which nothing is known but its lease."""
+
+    def setUp(self):
+        super().setUp()
+        now = timezone.now()
+        Runner.objects.create(
+            id="silent",
+            host="elsewhere",
+            place="another boot:4711",
+            pid=1,
+            pid_started=1,
+            started_at=now,
+            trusted_until=now - timedelta(seconds=1),
+        )
+
+    def hold(self, *tasks):
+        pks = [task.pk for task in tasks]
+        held = {"locked_by": "silent", "locked_at": timezone.now()}
+        Task.objects.filter(pk__in=pks).update(**held)
+
+    @unittest.skipIf(connection.vendor == "sqlite", "one writes at a time")
+    def test_one_that_renews_its_lease_meanwhile_keeps_its_tasks(self):
+        """It was found to have lapsed, and waits for its row to be free."""
+        task = put("work", str(self.journal), "held")
+        self.hold(task)
+        with closing(connection.copy()) as other, transaction.atomic():
+            Runner.objects.filter(pk="silent").update(
+                trusted_until=timezone.now() + timedelta(hours=1)
+            )
+            runner = self.enterContext(supervised())
+            wait_until(lambda: is_waited_for(other), what="the rescuer waits")
+        ours = Runner.objects.exclude(pk="silent").get()
+        wait_for_renewals(ours.pk, 1)
+        completed(put("work", str(self.journal), "free"))
+        status = stop(runner)
+
+        self.assertTrue(Runner.objects.filter(pk="silent").exists())
+        self.assertEqual((row(task).locked_by, row(task).attempts), ("silent", 0))
+        self.assertEqual(self.journal.begun(), ["free"])
+        self.assertEqual(status, 0)
+
+    def test_more_than_fit_in_one_transaction_are_all_rescued(self):
+        many = 230
+        tasks = [put("work", str(self.journal), f"{n}") for n in range(many)]
+        self.hold(*tasks)
+        with supervised() as runner:
+            wait_until(lambda: not Runner.objects.filter(pk="silent").exists())
+            lost = Task.objects.filter(attempts=1, locked_by=None)
+            self.assertEqual(lost.count(), many)
+            status = stop(runner)
+
+        self.assertEqual(status, 0)
+
+
+def is_waited_for(other):
+    """Does a session wait for a lock of another's?"""
+    look = {
+        "postgresql": "SELECT COUNT(*) FROM pg_locks WHERE NOT granted",
+        "mysql": "SELECT COUNT(*) FROM information_schema.innodb_trx "
+        "WHERE trx_state = 'LOCK WAIT'",
+    }
+    with other.cursor() as cursor:
+        cursor.execute(look[other.vendor])
+        return cursor.fetchone()[0] > 0
+
+
+@pytest.mark.lifecycle
 class TimeZoneTests(LeaseTestCase):
     """A runner whose project and session are five hours east, on a host in New York."""
 
@@ -278,7 +347,7 @@ class TimeZoneTests(LeaseTestCase):
             mine = Runner.objects.exclude(pk__in=others).get()
             left = mine.trusted_until - timezone.now()
             with supervised(settings=SHORT) as neighbour:
-                wait_for_renewals(mine.id, 2 * LEASE)
+                wait_for_renewals(mine.id, 2 * A_LEASE)
                 wait_until(Attempt.objects.filter(task_id=lost.pk).exists)
                 self.go_on.touch()
                 done = completed(task)

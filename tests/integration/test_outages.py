@@ -255,6 +255,28 @@ class ProxyTests(OutageTestCase):
         self.assertLessEqual(output.count(REPLACED), 1, output)
         self.assertEqual(statuses, [0, 0])
 
+    def trusted(self):
+        return sum(runner.is_trusted() for runner in Runner.objects.all())
+
+    def test_neighbours_whose_leases_ran_out_in_an_outage_leave_one_another_alone(self):
+        """Their leases have run out in an outage: that makes none of them dead."""
+        settings = {"BACKGROUND_TASK_LEASE": 6}
+        running = {"settings": settings, **self.through_proxy}
+        with contextlib.ExitStack() as stack:
+            runners = [stack.enter_context(supervised(**running)) for _ in range(3)]
+            wait_until(lambda: self.trusted() == 3, what="all are up")
+            self.proxy.refuses = True
+            self.proxy.cut()
+            wait_until(lambda: not self.trusted(), what="all leases have run out")
+            self.proxy.calm()
+            for runner in runners:
+                runner.says(BACK)
+            wait_until(lambda: self.trusted() == 3, what="all are trusted again")
+            completed(misbehaving.work(str(self.journal), "after"))
+            statuses = [stop(runner) for runner in runners]
+
+        self.assertEqual(statuses, [0, 0, 0])
+
     def commit_in_doubt(self, kind, **settings):
         go_on = self.folder / "go on"
         tasks = [

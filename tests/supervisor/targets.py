@@ -37,6 +37,8 @@ def announce(news, context):
             os._exit(1)
         if vice == "hang" and one["task"] == int(at_task):
             time.sleep(600)
+        if vice == "dawdle":
+            time.sleep(0.06)
         context.progress(number)
 
 

@@ -166,7 +166,7 @@ def test_a_bookkeeper_that_is_killed_is_replaced_and_nothing_is_lost(start, pid,
 
 def test_no_task_is_stopped_for_a_bookkeeper_that_freezes(start, pid, gate):
     run = start(
-        job("wait", pid, gate), workers=2, lease=5.0, grace=0.1, until_empty=True
+        job("wait", pid, gate), workers=2, lease=15.0, grace=0.1, until_empty=True
     )
     begun(run, pid)
     first = run.pid_of("bookkeeper")
@@ -394,7 +394,7 @@ def test_a_runner_that_was_fenced_off_kills_all_and_begins_anew(start, pid, tmp_
 
 def test_one_that_begins_anew_looks_anew_for_what_is_due(start, pid, tmp_path):
     gate = tmp_path / "gate"
-    run = start(job("wait", pid, gate), workers=2, lease=3.0, until_empty=True)
+    run = start(job("wait", pid, gate), workers=2, lease=6.0, until_empty=True)
     begun(run, pid)
     renewed = len(run.entries("renewed"))
     # Meanwhile it has found that nothing else is due.

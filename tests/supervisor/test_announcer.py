@@ -135,3 +135,15 @@ def test_claims_wait_while_too_much_is_to_be_announced():
     assert not waiting.behind
     waiting.add([{"task": 0}])
     assert waiting.behind
+
+
+def test_slow_receivers_are_told_of_all_before_it_ends(start, told):
+    """By one process after the other, each of them for longer than the last wait."""
+    many = 3 * announcer._MOST + 5
+    jobs = [job("succeed") for _ in range(many)]
+    options = {"until_empty": True, "tasks_per_process": many}
+    run = start(*jobs, project=announcing(told, "dawdle"), **options)
+
+    assert run.finish() == 0, run.log
+    assert len(lines(told)) == many
+    assert "was not announced" not in run.log

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -19,11 +19,10 @@ from django.core.management.base import (
 )
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import Error, OperationalError, ProgrammingError, connections, router
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from background_task import inuse
-from background_task.models import CompletedTask, Task
+from background_task import display, inuse
+from background_task.models import CompletedTask, Task, row_id
 from background_task.outages import is_passing
 from background_task.states import CANCELLED
 from background_task.tables import migrate_text
@@ -34,6 +33,7 @@ EX_INTERRUPTED = 130  # by Ctrl-C, as shells have it
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _MIB = 1024 * 1024
+_LONGEST = timedelta(days=36_500)  # that long ago there was a calendar
 _EXAMPLES = "examples:"
 
 
@@ -136,14 +136,17 @@ def by(options: dict[str, Any]) -> str:
 def duration(text: str) -> timedelta:
     """Return a time such as `90`, `30s`, `15m`, `2h`, `7d` or `1w`; for argparse."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", text.strip().lower())
-    try:
-        if match is not None:
-            return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-    except OverflowError:
-        pass
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is no time: seconds, or a number with s, m, h, d or w, such as 2h"
-    )
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time: seconds, or a number with s, m, h, d or w, such as "
+            "2h"
+        )
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > _LONGEST.total_seconds():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is too long: {_LONGEST.days}d is the most"
+        )
+    return timedelta(seconds=seconds)
 
 
 def count(text: str) -> int:
@@ -154,6 +157,11 @@ def count(text: str) -> int:
 
 
 # Tasks
+
+
+def possible(ids: Iterable[int]) -> list[int]:
+    """Return those of the ids that a row can have: a database refuses larger ones."""
+    return [pk for pk in ids if row_id(str(pk))]
 
 
 class Found(NamedTuple):
@@ -241,8 +249,7 @@ def mib(memory: int | None) -> str:
 
 def moment(at: datetime) -> str:
     """Return a moment in the project's time zone, to the second."""
-    at = timezone.localtime(at) if timezone.is_aware(at) else at
-    return f"{at:%Y-%m-%d %H:%M:%S}"
+    return f"{display.in_zone(at):%Y-%m-%d %H:%M:%S}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -1,5 +1,6 @@
 """`manage.py tasks_cancel`: have tasks that wait, or run, never run again."""
 
+from collections.abc import Collection
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -8,9 +9,10 @@ from django.utils.translation import gettext as _
 
 from background_task import control
 from background_task.exceptions import last_line
-from background_task.models import Task
+from background_task.models import HELD_BY_PID, Task
 
-from ._family import EX_NOT, Family, add_by, by, doing, find
+from ._family import EX_NOT, Family, add_by, by, doing, find, possible
+from ._live import why_silent
 
 
 class Command(Family):
@@ -49,7 +51,9 @@ class Command(Family):
         self.remark_doubts(options)
         waiting = list(rows.filter(locked_by=None).values_list("pk", flat=True))
         running = list(rows.exclude(locked_by=None).values_list("pk", flat=True))
-        asked = running if options["running"] else []
+        silent = set(rows.filter(HELD_BY_PID).values_list("pk", flat=True))
+        can_be_asked = [pk for pk in running if pk not in silent]
+        asked = can_be_asked if options["running"] else []
         if options["dry_run"]:
             self._tell(_("Would be cancelled: %(n)d"), len(waiting))
             self._tell(_("Would be asked to stop: %(n)d"), len(asked))
@@ -64,16 +68,22 @@ class Command(Family):
                 running += rows.filter(pk__in=waiting).values_list("pk", flat=True)
         left = sorted(set(running).difference(asked))
         if not options["ids"]:
-            self._tell_left(len(left))
+            self._tell_left(left, silent.intersection(left))
             return
         missed = sorted(set(options["ids"]).difference(waiting, running))
         if why := [_why_not(pk) for pk in [*left, *missed]]:
             raise CommandError("\n".join(why), returncode=EX_NOT)
 
-    def _tell_left(self, n: int) -> None:
-        if n:
+    def _tell_left(self, left: Collection[int], silent: Collection[int]) -> None:
+        if n := len(left) - len(silent):
             text = _("Left alone, since they run: %(n)d. --running stops them too.")
             self.remark(text % {"n": n})
+        if silent:
+            text = _(
+                "Left alone, since they run in-process or by 1.2.8, where nobody can "
+                "be asked: %(n)d."
+            )
+            self.remark(text % {"n": len(silent)})
 
     def _tell(self, text: str, n: int) -> None:
         self.say(text % {"n": n})
@@ -89,6 +99,10 @@ def _why_not(pk: int) -> str:
         "unknown": _("There is no task %(id)s."),
     }
     what = doing(pk)
+    if what == "runs":
+        tasks = Task.objects.using(router.db_for_write(Task)).filter(HELD_BY_PID, pk=pk)
+        if (task := tasks.first()) is not None:
+            return why_silent(task)
     error = last_line(find(pk).row.last_error) if what == "cancelled" else ""
     return texts[what] % {"id": pk, "error": error}
 
@@ -104,7 +118,7 @@ def _chosen(options: dict[str, Any]) -> Any:
         text = _("Ids and filters do not go together: give one or the other.")
         raise CommandError(text, returncode=2)
     if options["ids"]:
-        return rows.filter(pk__in=options["ids"])
+        return rows.filter(pk__in=possible(options["ids"]))
     if not filters and not options["all"]:
         text = _("Say which: ids, --name, --queue or --all.")
         raise CommandError(text, returncode=2)

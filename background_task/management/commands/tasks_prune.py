@@ -12,6 +12,8 @@ from background_task.limits import SettingError
 
 from ._family import EX_NOT, Family, count, duration
 
+_MOST_AT_ONCE = 10_000  # tasks: SQLite takes no more than 32,766 keys at once
+
 
 class Command(Family):
     help = (
@@ -45,15 +47,17 @@ class Command(Family):
             type=count,
             default=pruning.BATCH,
             metavar="N",
-            help=f"how many go in one transaction (default: {pruning.BATCH})",
+            help=f"how many go in one transaction (default: {pruning.BATCH}, at most "
+            f"{_MOST_AT_ONCE})",
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="say how many, and remove nothing"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if not options["batch"]:
-            raise CommandError("--batch is 0: it must be at least 1", returncode=2)
+        if not 0 < (batch := options["batch"]) <= _MOST_AT_ONCE:
+            text = f"--batch is {batch}: it must be 1 to {_MOST_AT_ONCE}"
+            raise CommandError(text, returncode=2)
         kept, now = _kept(options), timezone.now()
         self.remark_doubts(options)
         for outcome, age in kept.items():
@@ -67,7 +71,7 @@ class Command(Family):
                 text = _("Would be removed, of what %(outcome)s: %(n)d")
                 self.say(text % {"outcome": name, "n": rows.count()})
             else:
-                tasks, attempts = self._prune(rows, options["batch"])
+                tasks, attempts = self._prune(rows, batch)
                 text = _("Removed, of what %(outcome)s: %(n)d, and %(tries)d tries")
                 about = {"outcome": name, "n": tasks, "tries": attempts}
                 self.say(text % about)

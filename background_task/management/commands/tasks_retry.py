@@ -11,7 +11,7 @@ from background_task import control
 from background_task.models import CompletedTask, Task
 from background_task.states import State, in_state
 
-from ._family import EX_NOT, Family, doing, duration
+from ._family import EX_NOT, Family, doing, duration, possible
 
 
 class Command(Family):
@@ -135,7 +135,7 @@ def _failed(options: dict[str, Any]) -> Any:
     rows = CompletedTask.objects.using(router.db_for_write(CompletedTask))
     if options["ids"]:
         column = "pk__in" if options["completed"] else "task_id__in"
-        return rows.failed().filter(**{column: options["ids"]})
+        return rows.failed().filter(**{column: possible(options["ids"])})
     rows = rows.filter(in_state(State.FAILED, timezone.now(), completed=True))
     if options["failed_since"]:
         rows = rows.filter(failed_at__gt=timezone.now() - options["failed_since"])
@@ -145,7 +145,7 @@ def _failed(options: dict[str, Any]) -> Any:
 def _waiting(options: dict[str, Any]) -> Any:
     rows = Task.objects.using(router.db_for_write(Task)).filter(locked_by=None)
     if options["ids"]:
-        return rows.filter(pk__in=options["ids"])
+        return rows.filter(pk__in=possible(options["ids"]))
     again = rows.filter(attempts__gt=0) | rows.exclude(failed_at=None)
     return _narrowed(again, options)
 

@@ -43,6 +43,7 @@
       });
       if (response.type === "opaqueredirect" || [401, 403, 404].includes(response.status)) {
         isOut = true;
+        hold.hidden = true; // there is nothing to be held, nor to go on
         say("out");
       } else if (!response.ok) {
         throw new Error(response.status);
@@ -60,9 +61,12 @@
     }
   }
 
-  // Returns the new state of the whole in words, if it has changed.
+  // Returns the new state of the whole in words, if it has changed. Throws what is no
+  // dashboard.
   function show(html) {
     const fresh = new DOMParser().parseFromString(html, "text/html").body;
+    // It may be a page of a proxy's, such as one that says "Maintenance".
+    if (!stateIn(fresh)) throw new Error("no dashboard");
     const before = health();
     const focused = document.activeElement;
     const section = focused && focused.closest("section");
@@ -73,7 +77,11 @@
   }
 
   function health() {
-    return live.querySelector(".bgt-state").textContent;
+    return stateIn(live).textContent;
+  }
+
+  function stateIn(part) {
+    return part.querySelector("#bgt-health .bgt-state");
   }
 
   // Make the children of `mine` as those of `fresh`. An element is the same one if its
