@@ -11,6 +11,11 @@
 # --memory: room for every worker at its limit, and for the supervisor. Without limits of
 # their own (BACKGROUND_TASK_MEMORY_LIMIT or memory_limit=) one task can fill it alone,
 # and then the kernel chooses whom to kill.
+#
+# For your own project, leave out what is the example's alone: `migrate` and the SQLite
+# file that it makes belong to no image, but to a step of the deploy (and then nothing
+# has to be writable: no chown). Install your requirements in place of '.[example]', and
+# add to CMD a --memory-limit that fits --memory.
 FROM python:3.13-slim
 
 ENV PYTHONUNBUFFERED=1

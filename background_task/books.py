@@ -22,7 +22,7 @@ from django.db import Error, connections, router, transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
-from . import compiled, policies, repeats, wakeups
+from . import compiled, logrecords, policies, repeats, wakeups
 from .managers import TaskQuerySet
 from .models import Attempt, CompletedTask, Task, logger
 from .outages import is_passing, is_unreadable, say_no_values
@@ -341,9 +341,11 @@ def _entered(task: Task, ending: Ending) -> Entry:
     parked = attempt is not None and _parked(attempt)
     if parked:
         task.last_error += f"\n{parked}"
+    outcome = Attempt.Outcome.FAILED if attempt is None else attempt["outcome"]
+    said = logrecords.fields(task, task.attempts, ending.claim.locked_by, str(outcome))
     if ending.permanent or parked or task.has_reached_max_attempts():
         task.failed_at = timezone.now()
-        logger.warning("Marking task %s as failed", task.with_id())
+        logger.warning("Marking task %s as failed", task.with_id(), extra=said)
         cancelled = attempt is not None and (
             attempt["outcome"] == Attempt.Outcome.CANCELLED
         )
@@ -355,9 +357,8 @@ def _entered(task: Task, ending: Ending) -> Entry:
     task.run_at = timezone.now() + wait
     task.progress_done = task.progress_total = task.progress_message = None
     task.holds_claim(None, None)
-    logger.warning(
-        "Rescheduling task %s for %s later at %s", task.with_id(), wait, task.run_at
-    )
+    text = "Rescheduling task %s for %s later at %s"
+    logger.warning(text, task.with_id(), wait, task.run_at, extra=said)
     return Entry(task=task, attempt=attempt)
 
 

@@ -75,8 +75,9 @@ def check_distributions(
         Error(
             f"The package background_task is installed by {ours} and by {names}, "
             "which overwrite each other's files.",
-            hint=f"Run `pip uninstall {names}`, "
-            f"then `pip install --force-reinstall --no-deps {ours}`.",
+            # Not by its name: of that the index has no release after 1.2.8.
+            hint=f"Run `pip uninstall {names}`, then, in a checkout of {ours}, "
+            "`pip install --force-reinstall --no-deps .`",
             id="background_task.E001",
         )
     ]

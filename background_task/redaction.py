@@ -198,5 +198,5 @@ def _proxy(task_name: str) -> Any:
 def _discover() -> None:
     """Import the project's tasks; what can't be imported hides its arguments."""
     if error := failure():
-        text = "The arguments of some tasks are hidden: no tasks without import"
+        text = "Arguments are hidden: a tasks.py could not be imported"
         logger.error(text, exc_info=error)

@@ -114,7 +114,7 @@ class Dead:
             if is_passing(self._connection, error):
                 raise
             say_no_values(error)
-            logger.exception("What %s held is lost one by one", owner)
+            logger.exception("Recording what %s held as lost, one at a time", owner)
         tries = self._lose_each(owner, Lost(why), lapsed=lapsed)
         return tries + self._lose_together(owner, Lost(why), lapsed=lapsed)
 
@@ -162,7 +162,7 @@ class Dead:
             if is_passing(self._connection, error):
                 raise
             say_no_values(error)
-            logger.exception("Task %s could not be lost", claim.pk)
+            logger.exception("Task %s could not be recorded as lost", claim.pk)
             text = f"{lost}; that could not be recorded: {error}"
         try:
             with transaction.atomic(using=self._alias):

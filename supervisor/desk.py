@@ -171,7 +171,8 @@ class Desk:
                     self._held.discard(claim)
                     self._tell(recorded=[claim])
         except QueueBusy as error:
-            logger.warning("A row that is to be settled is in use: %s", error)
+            text = "A stray claim is left to the next renewal: its row is locked: %s"
+            logger.warning(text, error)
 
     def _rescued(self) -> None:
         self._tell()

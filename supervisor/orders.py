@@ -68,7 +68,7 @@ class OrderDesk:
         except Exception as error:
             if is_away(error):
                 raise
-            text = "What people ask for could not be read now"
+            text = "Orders (stop, pause, drain) could not be read"
             self._rests_until = _told(error, text)
             return False
         former, self._orders, self.known = self._orders, orders, True
@@ -89,7 +89,7 @@ class OrderDesk:
         except Exception as error:
             if is_away(error):
                 raise
-            text = "What people asked for could not be settled now"
+            text = "Orders (stop, pause, drain) could not be marked done"
             self._settle_at = _told(error, text)
             return True  # some of them may have been
 
@@ -104,7 +104,10 @@ class OrderDesk:
         except Exception as error:
             if is_away(error):
                 raise
-            logger.warning("What people look at could not be written: %s", error)
+            text = (
+                "The state for tasks_status and the dashboard could not be written: %s"
+            )
+            logger.warning(text, error)
             self._state = None
             self._answers.clear()
 
@@ -125,7 +128,7 @@ class OrderDesk:
 def _told(error: Exception, text: str) -> float:
     """Tell of what went wrong; return until when it is to be let be."""
     if isinstance(error, QueueBusy):
-        logger.warning("%s: a row is in use: %s", text, error)
+        logger.warning("%s yet: another session has locked a row: %s", text, error)
         return clock.now() + _BUSY_FOR
     logger.exception(text)
     return clock.now() + _AFTER_ERROR

@@ -93,7 +93,7 @@ class Crashed:
 
     def _how(self) -> str:
         if self.exitcode is None:
-            return "the process that had started it died with it"
+            return "its launcher died, and the task was killed with it"
         if self.exitcode >= 0:
             return f"the process exited with code {self.exitcode} without a report"
         if -self.exitcode == signal.SIGKILL:

@@ -89,7 +89,7 @@ class Rounds:
     def _gone_wrong(self, error: Exception) -> None:
         text, longest = "What dead runners held could not be rescued now", _BUSY_FOR
         if isinstance(error, QueueBusy):
-            logger.warning("%s: a row is in use: %s", text, error)
+            logger.warning("%s: another session has locked a row: %s", text, error)
         else:
             logger.exception(text)
             longest = _AT_LEAST_EVERY

@@ -71,7 +71,8 @@ class Stopping:
             self._tries.stop("the runner was stopped", kill_at=now)
             return
         timeout = self._options.drain_timeout
-        what_runs = f"what runs has {timeout:g} s to finish; again: stop at once"
+        what_runs = f"what runs has {timeout:g} s to finish"
+        what_runs += "; a second request stops it at once"
         self._move_to(now + timeout, f"{asked}: {what_runs}")
 
     def fail(self, text: str) -> None:
@@ -81,7 +82,10 @@ class Stopping:
         """
         if text and not self.failure:
             self.failure = text
-            self._move_to(clock.now() + self._options.drain_timeout, "Cannot go on")
+            logger.error("Cannot go on: %s", _in_a_line(text))
+            timeout = self._options.drain_timeout
+            what_runs = f"Stopping: what runs has {timeout:g} s to finish"
+            self._move_to(clock.now() + timeout, what_runs)
 
     def _move_to(self, moment: float, why: str) -> None:
         if self.at is not None and moment >= self.at:
@@ -127,6 +131,19 @@ class Stopping:
                 f"Could not write the end of {len(self._tries)} tries within "
                 f"{LAST_RECORD:g} s; they are left to rescue: {self._tries}"
             )
+            logger.error("%s", self.failure)
             return EX_UNWRITTEN
+        if self.failure:
+            logger.info("Ended by a failure; every end of a task is recorded")
+            return EX_FAILED
         logger.info("Stopped; every end is recorded")
-        return EX_FAILED if self.failure else 0
+        return 0
+
+
+def _in_a_line(text: str) -> str:
+    """Leave out of a reason what stands between its first line and its last.
+
+    The traceback is not logged: it is in the whole text, which the command ends with.
+    """
+    first, *more = text.splitlines()
+    return f"{first} {more[-1]}" if more else first

@@ -136,6 +136,14 @@ def test_probes_look_at_the_file_that_is_written():
     assert container()["readinessProbe"]["exec"]["command"] == [*alive[0], "--ready"]
 
 
+def test_the_port_that_prometheus_scrapes_is_the_one_that_answers():
+    (port,) = container()["ports"]
+    annotations = deployment()["spec"]["template"]["metadata"]["annotations"]
+
+    assert port["containerPort"] == int(options(WAYS["kubernetes"]()[0]).probe_port)
+    assert annotations["prometheus.io/port"] == str(port["containerPort"])
+
+
 def test_the_start_may_take_as_long_as_the_project_may_take_to_be_imported():
     startup, health = container()["startupProbe"], compose()["services"]["worker"]
     allowed = startup["periodSeconds"] * startup["failureThreshold"]

@@ -247,7 +247,7 @@ class MonitoringPageTests(TestCase):
         blocks = re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S)
         known = set(self.names())
 
-        self.assertEqual(len(blocks), 6)
+        self.assertEqual(len(blocks), 8)
         read = [yaml.safe_load(block) for block in blocks]
         known |= {"background_task_control"}  # a table
         for block in blocks:

@@ -50,6 +50,7 @@ class ChecksTests(TestCase):  # some of Django's checks ask the database
         message = found()["background_task.E001"]
 
         self.assertIn("pip uninstall django4-background-tasks", message.hint)
+        self.assertIn("`pip install --force-reinstall --no-deps .`", message.hint)
 
     def test_migrations_from_elsewhere_are_an_error(self):
         with override_settings(MIGRATION_MODULES={"background_task": "my.migrations"}):

@@ -256,6 +256,15 @@ class RunTests(LifecycleTestCase):
         self.assertIn("over the limit of 100 MiB (--memory-limit)", err)
 
     @pytest.mark.lifecycle
+    def test_a_limit_that_cannot_be_is_a_wrong_call(self):
+        task = misbehaving.work(str(self.journal), "it")
+
+        status, _, err = command("task_run", task.pk, "--memory-limit", "5X")
+
+        self.assertEqual(status, 2)
+        self.assertIn("--memory-limit is '5X'", err)
+        self.assertEqual(row(task).attempts, 0)
+
     def test_what_is_held_is_refused(self):
         task = misbehaving.work(str(self.journal), "it", 600)
         with supervised("--workers", 1):

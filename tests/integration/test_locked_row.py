@@ -84,7 +84,9 @@ class LockedRowTests(LifecycleTestCase):
         }[connection.vendor]
         other = connection.copy("other")
         self.addCleanup(other.close)
-        unread = "What people ask for could not be read now: a row is in use"
+        unread = (
+            "Orders (stop, pause, drain) could not be read yet: another session has"
+        )
         settings = {"BACKGROUND_TASK_LEASE": 12}  # a third of it is the longest wait
         with supervised("--workers", 2, settings=settings) as runner:
             completed(misbehaving.work(str(self.journal), "before"))

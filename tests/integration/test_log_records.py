@@ -72,6 +72,10 @@ class LogRecordTests(LifecycleTestCase):
             self.assertEqual(record["outcome"], outcome)
             self.assertEqual(record["runner"], supervisor.pk)
             self.assertEqual(record["logger"], "background_task.tasks")
+            (later,) = records(output, level="WARNING", task_id=task.pk)
+            self.assertRegex(later["text"], "^Rescheduling task .* later at ")
+            self.assertEqual(later["outcome"], outcome)
+            self.assertLessEqual(of(task).items(), later.items())
         self.assertEqual(len(records(output, level="ERROR")), len(ends), output)
 
     def test_what_somebody_has_stopped_is_no_error(self):
@@ -80,14 +84,17 @@ class LogRecordTests(LifecycleTestCase):
             self.journal.pid_of("stopped")
             control.stop([task.pk], "ops")
             wait_until(
-                lambda: records(runner.output, outcome="Cancelled"), what="it is told"
+                lambda: len(records(runner.output, outcome="Cancelled")) == 2,
+                what="it is told",
             )
             stop(runner)
             output = runner.output
 
-        (record,) = records(output, outcome="Cancelled")
-        self.assertLessEqual(of(task).items(), record.items())
-        self.assertEqual(record["level"], "WARNING")
+        marked, record = records(output, outcome="Cancelled")
+        self.assertRegex(marked["text"], "^Marking task .* as failed$")
+        for one in (marked, record):
+            self.assertLessEqual(of(task).items(), one.items())
+            self.assertEqual(one["level"], "WARNING")
         self.assertIn("Cancelled by ops", record["text"])
         self.assertEqual(records(output, level="ERROR"), [])
 

@@ -69,7 +69,7 @@ class MemoryTests(LifecycleTestCase):
         self.assertEqual(failed.attempts, 1)
 
     def test_a_budget_that_is_less_than_what_a_task_may_hold_is_refused(self):
-        said = refused("--memory-limit", "200M", "--memory-budget", "100M")
+        said = refused("--memory-limit", "200M", "--memory-budget", "100M", status=2)
 
         self.assertIn("--memory-budget is 100 MiB", said)
         self.assertIn("a task may hold 200 MiB (--memory-limit", said)

@@ -27,7 +27,7 @@ from .tools import (
 
 class RefusalTests(LifecycleTestCase):
     def test_the_command_line_says_it_in_one_line(self):
-        output = refused("--workers", 0)
+        output = refused("--workers", 0, status=2)
 
         self.assertEqual(
             output,
@@ -39,6 +39,14 @@ class RefusalTests(LifecycleTestCase):
             with self.subTest(options), supervised(*options) as runner:
                 self.assertEqual(runner.ended(), 2)
                 self.assertIn("error: ", runner.output)
+
+    def test_a_setting_that_cannot_be_is_status_2(self):
+        for options in ([], ["--in-process"]):
+            with self.subTest(options):
+                settings = {"BACKGROUND_TASK_EXCLUDE_QUEUES": "mail"}
+                output = refused(*options, settings=settings, status=2)
+
+                self.assertIn("BACKGROUND_TASK_EXCLUDE_QUEUES is 'mail'", output)
 
     def test_a_decorators_limit_that_cannot_be_names_the_task(self):
         with self.a_project_with(
@@ -59,8 +67,10 @@ class RefusalTests(LifecycleTestCase):
 
         output = refused(databases=databases)
 
-        self.assertEqual(output.count("manage.py migrate background_task"), 1)
-        self.assertIn("CommandError: The tables of background_task", output)
+        why = "The tables of background_task"
+        self.assertEqual(output.count(f"CommandError: {why}"), 1)
+        self.assertEqual(output.count(f"Cannot go on: {why}"), 1)
+        self.assertEqual(output.count("manage.py migrate background_task"), 2)
         self.assertNotIn("Traceback", output)
 
     def test_a_forgotten_migrate_is_said_in_process_too(self):
@@ -81,7 +91,13 @@ class RefusalTests(LifecycleTestCase):
         for output in outputs:
             self.assertIn("CommandError: The project cannot be set up:\n", output)
             self.assertEqual(output.count("Traceback"), 1)
-            self.assertEqual(output.count("No module named 'a_module_that"), 1)
+        logged = (
+            "ERROR Cannot go on: The project cannot be set up: ModuleNotFoundError: "
+            "No module named 'a_module_that_is_missing'\n"
+        )
+        self.assertIn(logged, outputs[0])
+        self.assertEqual(outputs[0].count("No module named 'a_module_that"), 2)
+        self.assertEqual(outputs[1].count("No module named 'a_module_that"), 1)
         self.assertEqual((row(task).attempts, row(task).locked_by), (0, None))
         self.assertEqual(Runner.objects.count(), 0)
 
@@ -89,7 +105,9 @@ class RefusalTests(LifecycleTestCase):
         with self.a_project_with("import os\nos._exit(3)\n") as project:
             output = refused(**project)
 
-        self.assertEqual(output.count("died without a word"), 1)
+        for said in ("CommandError", "Cannot go on"):
+            self.assertEqual(output.count(f"{said}: The project cannot be set up:"), 1)
+        self.assertEqual(output.count("died without a word"), 2)
         self.assertEqual(Runner.objects.count(), 0)
 
     def a_project_with(self, source):

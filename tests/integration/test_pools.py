@@ -161,7 +161,7 @@ class SizedQueueTests(PoolTestCase):
         self.assertIn("queues: mail:2; 2 workers", output)
 
     def test_more_slots_than_workers_are_refused(self):
-        output = refused("--queue=mail:2", "--queue=default:6", "--workers=7")
+        output = refused("--queue=mail:2", "--queue=default:6", "--workers=7", status=2)
 
         self.assertIn("--workers is 7, and the queues' own slots are 8", output)
 

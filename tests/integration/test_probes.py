@@ -206,7 +206,8 @@ class HeartbeatTests(LifecycleTestCase):
         output = refused("--heartbeat-file", self.folder / "no" / "such")
         self.assertIn("CommandError: The heartbeat file", output)
         self.assertIn("No such file or directory", output)
-        self.assertIn("--in-process", refused("--in-process", "--heartbeat-file", "x"))
+        output = refused("--in-process", "--heartbeat-file", "x", status=2)
+        self.assertIn("--heartbeat-file does not go with --in-process", output)
 
         with supervised("--heartbeat-file", self.path):
             wait_until(lambda: is_ready(self.path), what="ready")
@@ -430,15 +431,15 @@ class ProbePortTests(LifecycleTestCase):
         self.assertIn(f"--probe-port: nothing can listen on port {port} of", output)
         self.assertIn("Address already in use", output)
         self.assertNotIn("Traceback", output)
-        for options, text in (
-            (["--probe-port=http"], "must be a whole number, 0 to 65535"),
-            (["--probe-port=70000"], "must be a whole number, 0 to 65535"),
-            (["--probe-port=0", "--probe-host=no such"], "nothing can listen on"),
-            (["--probe-host=127.0.0.1"], "--probe-host needs --probe-port"),
-            (["--in-process", "--probe-port=0"], "does not go with --in-process"),
+        for options, status, text in (
+            (["--probe-port=http"], 2, "must be a whole number, 0 to 65535"),
+            (["--probe-port=70000"], 2, "must be a whole number, 0 to 65535"),
+            (["--probe-port=0", "--probe-host=no such"], 1, "nothing can listen on"),
+            (["--probe-host=127.0.0.1"], 2, "--probe-host needs --probe-port"),
+            (["--in-process", "--probe-port=0"], 2, "does not go with --in-process"),
         ):
             with self.subTest(options):
-                output = refused(*options)
+                output = refused(*options, status=status)
                 self.assertIn(text, output)
                 self.assertNotIn("Traceback", output)
 

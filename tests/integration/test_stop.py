@@ -33,7 +33,7 @@ class StopTests(LifecycleTestCase):
         with supervised("--in-process") as runner:
             self.journal.pid_of("in process")
             runner.signal(signal.SIGINT)
-            runner.says("SIGINT: the task that runs is finished first; again: stop")
+            runner.says("SIGINT: the task that runs is finished first; a second")
             self.signal_file.touch()
 
             self.assertEqual(runner.ended(), 0)

@@ -183,11 +183,11 @@ def run_until_empty(*options, **how):
         return runner.output
 
 
-def refused(*options, **how):
+def refused(*options, status=1, **how):
     """Run `process_tasks`, which must not get to work; return what it says."""
     with supervised(*options, **how) as runner:
-        status = runner.ended()
-        assert status == 1, f"exit status {status}:\n{runner.output}"
+        ended = runner.ended()
+        assert ended == status, f"exit status {ended}:\n{runner.output}"
         return runner.output
 
 

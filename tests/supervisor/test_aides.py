@@ -362,6 +362,8 @@ def test_a_queue_that_is_unusable_ends_the_run_with_its_text(start):
     assert run.finish() == 1
 
     assert run.result["failure"] == "Run manage.py migrate first"
+    assert "ERROR Cannot go on: Run manage.py migrate first" in run.log
+    assert "Stopped; every end is recorded" not in run.log
     assert run.entries("claimed") == []
 
 

@@ -41,7 +41,7 @@ TEXTS = [
         "the kernel may have been out of memory",
     ),
     (Crashed(-40), "Crashed: the process was killed by signal 40"),
-    (Crashed(None), "Crashed: the process that had started it died with it"),
+    (Crashed(None), "Crashed: its launcher died, and the task was killed with it"),
     (
         Crashed(1, while_starting=True),
         "Crashed while starting: the process exited with code 1 without a report",

@@ -211,6 +211,8 @@ def test_what_runs_when_the_queue_is_away_to_the_end_is_left_to_rescue(
     assert status == 75, run.log
     assert run.endings(1) == []
     assert "they are left to rescue: task 1 (" in run.result["failure"]
+    assert run.result["failure"] in run.log
+    assert "every end" not in run.log
 
 
 def test_a_queue_that_comes_back_while_the_last_ends_wait_is_written(start, pid, gate):

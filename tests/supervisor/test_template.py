@@ -173,6 +173,9 @@ def test_a_set_up_that_fails_is_told_once_and_ends_the_run(start, tmp_path):
 
     assert run.finish() == 1
     assert "RuntimeError: no such settings" in run.result["failure"]
+    why = "The project cannot be set up: RuntimeError: no such settings"
+    assert f"Cannot go on: {why}" in run.log
+    assert "Traceback" not in run.log
     assert run.entries("claimed") == []
 
 

@@ -89,7 +89,7 @@ def test_two_distributions_in_one_folder_are_refused(environment, wheel, project
 
     assert "background_task.E001" in said
     assert "pip uninstall django4-background-tasks" in said
-    assert "pip install --force-reinstall --no-deps django-background-tasks" in said
+    assert "pip install --force-reinstall --no-deps .`" in said
 
     environment.uninstall("django4-background-tasks")
     environment.install("--force-reinstall", wheel)

@@ -26,6 +26,7 @@ from background_task.supervisor.options import (
     ANNOUNCER,
     CLAIMED_AHEAD,
     CLAIMED_AHEAD_FOR_REUSE,
+    OptionError,
     Options,
 )
 from background_task.supervisor.outcome import size_text
@@ -62,7 +63,10 @@ class Asked:
 
 
 def resolve(options: dict[str, Any]) -> Asked:
-    """Resolve the options, or raise SettingError for one that cannot be."""
+    """Resolve the options, or raise SettingError for one that cannot be.
+
+    Raises OptionError for one that cannot be had here and now.
+    """
     return _asked(options, _queues(options), _heartbeat_file)
 
 
@@ -224,7 +228,7 @@ def _heartbeat_file(options: dict[str, Any]) -> str | None:
         raise SettingError(f"{source} is {path!r}: it must be the path of a file")
     alive, _ = probe.judge(os.fspath(path), max_age=probe.MAX_AGE)
     if alive:
-        raise SettingError(
+        raise OptionError(  # not the value is wrong: it may be free the next time
             f"{source} is {os.fspath(path)!r}, which another process_tasks writes to: "
             "each needs a file of its own"
         )

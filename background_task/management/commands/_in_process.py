@@ -166,7 +166,7 @@ class _Wakeups(Wakeups):
         self._warned = running
         # Not by a log or a stream: the task may be in the middle of writing to it.
         name = signal.Signals(number).name
-        text = f"{name}: the task that runs is finished first; again: stop at once\n"
+        text = f"{name}: the task that runs is finished first; a second one stops it\n"
         with contextlib.suppress(OSError):
             os.write(2, text.encode())
 

@@ -40,6 +40,8 @@ from ._in_process import InProcess
 
 logger = logging.getLogger("background_task.tasks")
 
+EX_USAGE = 2  # an option or setting that cannot be; argparse has the same
+
 # What the quick start recommends, too.
 _SQLITE_OPTIONS = {
     "transaction_mode": "IMMEDIATE",
@@ -114,13 +116,15 @@ class Command(BaseCommand):
             "--memory-budget",
             metavar="SIZE",
             help="what the memory limits of the tasks that run may add up to, such as "
-            "4G; auto: nine tenths of the container's memory, or of the host's",
+            "4G; auto: nine tenths of the container's memory, or of the host's "
+            "(default: BACKGROUND_TASK_MEMORY_BUDGET, else none)",
         )
         parser.add_argument(
             "--start-method",
             metavar="METHOD",
             help="how a task's process begins: template (a fork of a process that has "
-            "set the project up; default on Linux) or spawn (a fresh interpreter)",
+            "set the project up) or spawn (a fresh interpreter) (default: "
+            "BACKGROUND_TASK_START_METHOD, else template on Linux, spawn elsewhere)",
         )
         parser.add_argument(
             "--drain-timeout",
@@ -131,7 +135,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--until-empty",
             action="store_true",
-            help="exit when nothing is due any more: for cron and CI",
+            help="exit when nothing is due any more and nothing runs: for cron and CI. "
+            "A retry that falls due later, and what is paused, is not waited for",
         )
         parser.add_argument(
             "--heartbeat-file",
@@ -195,7 +200,9 @@ class Command(BaseCommand):
         try:
             with verbosity.applied(options["verbosity"]):
                 self._run(options)
-        except (SettingError, OptionError) as error:
+        except SettingError as error:
+            raise CommandError(str(error), returncode=EX_USAGE) from error
+        except OptionError as error:  # where or when it is started
             raise CommandError(str(error)) from error
 
     def _run(self, options: dict[str, Any]) -> None:

@@ -45,7 +45,8 @@ class Command(Family):
         "gives it back at no attempt's cost. With --replay: run the function with the "
         "arguments of any task, one that has ended too, and write nothing to the "
         "books. It really runs, so whatever it does is done once more. Exit status: "
-        "0 it succeeded, 1 it failed, 3 refused, 130 stopped by Ctrl-C."
+        "0 it succeeded, 1 it failed, 2 called wrongly, 3 refused, 130 stopped by "
+        "Ctrl-C."
     )
     examples = """\
   manage.py task_run 4711                     do not wait for a runner

@@ -36,7 +36,7 @@ class Command(Family):
         parser.add_argument("--name", help="tasks of this name only")
         parser.add_argument("--queue", help="tasks of this queue only")
         parser.add_argument(
-            "--all", action="store_true", help="all there are, where nothing else says"
+            "--all", action="store_true", help="every one, if no filter is given"
         )
         parser.add_argument(
             "--running", action="store_true", help="also stop those that run"

@@ -37,7 +37,8 @@ class Command(Family):
         parser.add_argument(
             "--completed",
             action="store_true",
-            help="the ids are those of completed rows, which 1.2.8's have alone",
+            help="the ids are those of completed rows, the only id that rows of 1.2.8 "
+            "have",
         )
         parser.add_argument(
             "--failed-since",
@@ -48,7 +49,7 @@ class Command(Family):
         parser.add_argument("--name", help="tasks of this name only")
         parser.add_argument("--queue", help="tasks of this queue only")
         parser.add_argument(
-            "--all", action="store_true", help="all there are, where nothing else says"
+            "--all", action="store_true", help="every one, if no filter is given"
         )
         parser.add_argument(
             "--waiting",

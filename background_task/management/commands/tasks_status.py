@@ -78,7 +78,7 @@ class Command(Family):
 
     def _runners(self, now: Status) -> str:
         if not now.runners:
-            return self.style.ERROR(_("No runner: nothing is run by anybody."))
+            return self.style.ERROR(_("No runner is up."))
         header = [
             *(_("RUNNER"), _("HOST"), _("PID"), _("UP"), _("SLOTS"), _("SEEN")),
             *(_("VERSION"), _("STATE")),
@@ -104,8 +104,8 @@ class Command(Family):
         if not running:
             return ""
         header = [
-            *(_("TASK"), _("NAME"), _("FOR"), _("OF AT MOST"), _("MEMORY")),
-            *(_("OF AT MOST"), _("PROGRESS")),
+            *(_("TASK"), _("NAME"), _("FOR"), _("TIME LIMIT"), _("MEMORY")),
+            *(_("MEM LIMIT"), _("PROGRESS")),
         ]
         running.sort(key=lambda one: -one.elapsed)
         rows = [
