@@ -23,9 +23,7 @@ logger = logging.getLogger("background_task.tasks")
 
 Answer = tuple[int, str, bytes]  # the status, the type of the content, the content
 
-MISSING = (
-    "Metrics need prometheus-client: pip install 'django-background-tasks[metrics]'"
-)
+MISSING = "Metrics need prometheus-client: pip install prometheus-client"
 _LONGEST_QUERY = 5.0  # seconds
 _KEPT_FOR = 5.0  # seconds at least that what the database said is not asked again
 _SHARE = 0.05  # of the time, at the most, is spent on asking

@@ -420,7 +420,7 @@ class ProbePortTests(LifecycleTestCase):
             answers(port, "/readyz", 200)
             status = stop(runner)
 
-        self.assertIn("pip install 'django-background-tasks[metrics]'", text)
+        self.assertIn("pip install prometheus-client", text)
         self.assertEqual(status, 0)
 
     def test_ports_that_cannot_be_are_refused(self):
