@@ -1,6 +1,7 @@
 """What is common to every list of ours, and to the pages of its rows?"""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -178,6 +179,8 @@ class Quick(ModelAdmin):
             return fieldsets
         may_change = self.has_change_permission(request, obj)
         title = _("Change it") if may_change else _("Every column")
-        zone = gettext("Times are in the time zone %s.") % f"{timezone.localtime():%Z}"
+        # Not of `timezone.now()`, which has no zone without USE_TZ.
+        local = timezone.localtime(datetime.now(UTC))
+        zone = gettext("Times are in the time zone %s.") % f"{local:%Z}"
         options = {**fieldsets[0][1], "classes": ["collapse"], "description": zone}
         return [(title, options), *fieldsets[1:]]
