@@ -12,6 +12,8 @@ from django.contrib.contenttypes.fields import GenericForeignKey
 from django.contrib.contenttypes.models import ContentType
 from django.db import models, router
 from django.utils import timezone
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from . import policies, repeats, retries, wakeups
 from .clock import DatabaseTime
@@ -50,28 +52,31 @@ class Runner(models.Model):
     bookkeeper; a runner whose row is gone must not touch a task any more.
     """
 
-    id = models.CharField(max_length=64, primary_key=True)
+    id = models.CharField(_("id"), max_length=64, primary_key=True)
     # The host's name, for people.
-    host = models.CharField(max_length=255)
+    host = models.CharField(_("host"), max_length=255)
     # Boot id and pid namespace: within one place a pid means one process.
-    place = models.CharField(max_length=190, db_index=True)
-    pid = models.IntegerField()
-    pid_started = models.BigIntegerField()
-    started_at = models.DateTimeField()
+    place = models.CharField(_("place"), max_length=190, db_index=True)
+    pid = models.IntegerField(_("pid"))
+    pid_started = models.BigIntegerField(_("pid started"))
+    started_at = models.DateTimeField(_("started at"))
     # Written with the database's clock alone, since hosts disagree.
-    trusted_until = models.DateTimeField()
-    version = models.CharField(max_length=32, default="")
+    trusted_until = models.DateTimeField(_("trusted until"))
+    version = models.CharField(_("version"), max_length=32, default="")
 
     # Seconds; slots; the queues that it serves (none: all) and does not. NULL: an older
     # version's.
-    lease = models.FloatField(null=True)
-    slots = models.IntegerField(null=True)
-    queues = models.JSONField(null=True)
-    excluded_queues = models.JSONField(null=True)
+    lease = models.FloatField(_("lease"), null=True)
+    slots = models.IntegerField(_("slots"), null=True)
+    queues = models.JSONField(_("queues"), null=True)
+    excluded_queues = models.JSONField(_("excluded queues"), null=True)
     # True once it claims no more.
-    draining = models.BooleanField(null=True)
+    draining = models.BooleanField(_("draining"), null=True)
     # What has run for a second: see `Running`.
-    running = models.JSONField(null=True)
+    running = models.JSONField(_("running"), null=True)
+
+    class Meta:
+        verbose_name, verbose_name_plural = _("runner"), _("runners")
 
     def __str__(self) -> str:
         return f"{self.host} {self.pid} ({self.id})"
@@ -111,14 +116,15 @@ class Control(models.Model):
         OUTPUT = "output", "output"  # a task's id
         STACK = "stack", "stack"  # a task's id
 
-    id = models.BigAutoField(primary_key=True)
-    verb = models.CharField(max_length=16, choices=Verb.choices)
-    target = models.CharField(max_length=190)
-    by = models.CharField(max_length=150)
-    at = models.DateTimeField()
-    answer = models.TextField(blank=True, default="")  # JSON
+    id = models.BigAutoField(_("id"), primary_key=True)
+    verb = models.CharField(_("verb"), max_length=16, choices=Verb.choices)
+    target = models.CharField(_("target"), max_length=190)
+    by = models.CharField(_("by"), max_length=150)
+    at = models.DateTimeField(_("at"))
+    answer = models.TextField(_("answer"), blank=True, default="")  # JSON
 
     class Meta:
+        verbose_name, verbose_name_plural = _("control"), _("controls")
         constraints = (
             models.UniqueConstraint(
                 fields=["verb", "target"], name="bgtask_control_once"
@@ -139,48 +145,62 @@ class BaseTask(models.Model):
     EVERY_4_WEEKS = 4 * WEEKLY
     NEVER = 0
     REPEAT_CHOICES = (
-        (HOURLY, "hourly"),
-        (DAILY, "daily"),
-        (WEEKLY, "weekly"),
-        (EVERY_2_WEEKS, "every 2 weeks"),
-        (EVERY_4_WEEKS, "every 4 weeks"),
-        (NEVER, "never"),
+        (HOURLY, _("hourly")),
+        (DAILY, _("daily")),
+        (WEEKLY, _("weekly")),
+        (EVERY_2_WEEKS, _("every 2 weeks")),
+        (EVERY_4_WEEKS, _("every 4 weeks")),
+        (NEVER, _("never")),
     )
 
     # Which function, with which arguments (JSON), and a hash of both.
-    task_name = models.CharField(max_length=190, db_index=True)
-    task_params = models.TextField()
-    task_hash = models.CharField(max_length=40, db_index=True)
-    verbose_name = models.CharField(max_length=255, null=True, blank=True)
+    task_name = models.CharField(_("task name"), max_length=190, db_index=True)
+    task_params = models.TextField(_("task params"))
+    task_hash = models.CharField(_("task hash"), max_length=40, db_index=True)
+    verbose_name = models.CharField(
+        _("verbose name"), max_length=255, null=True, blank=True
+    )
 
-    priority = models.IntegerField(default=0, db_index=True)
+    priority = models.IntegerField(_("priority"), default=0, db_index=True)
     # When it is to run; of a completed task, when it ended.
-    run_at = models.DateTimeField(db_index=True)
+    run_at = models.DateTimeField(_("run at"), db_index=True)
     # Seconds from one planned run to the next.
-    repeat = models.BigIntegerField(choices=REPEAT_CHOICES, default=NEVER)
-    repeat_until = models.DateTimeField(null=True, blank=True)
-    queue = models.CharField(max_length=190, db_index=True, null=True, blank=True)
+    repeat = models.BigIntegerField(_("repeat"), choices=REPEAT_CHOICES, default=NEVER)
+    repeat_until = models.DateTimeField(_("repeat until"), null=True, blank=True)
+    queue = models.CharField(
+        _("queue"), max_length=190, db_index=True, null=True, blank=True
+    )
 
     # Tries that have ended, and how the last one failed.
-    attempts = models.IntegerField(default=0, db_index=True)
-    failed_at = models.DateTimeField(db_index=True, null=True, blank=True)
-    last_error = models.TextField(blank=True)
+    attempts = models.IntegerField(_("attempts"), default=0, db_index=True)
+    failed_at = models.DateTimeField(
+        _("failed at"), db_index=True, null=True, blank=True
+    )
+    last_error = models.TextField(_("last error"), blank=True)
 
     # The claim: a runner's id, or the pid of an in-process runner, and since when.
-    locked_by = models.CharField(max_length=64, db_index=True, null=True, blank=True)
-    locked_at = models.DateTimeField(db_index=True, null=True, blank=True)
+    locked_by = models.CharField(
+        _("locked by"), max_length=64, db_index=True, null=True, blank=True
+    )
+    locked_at = models.DateTimeField(
+        _("locked at"), db_index=True, null=True, blank=True
+    )
 
     # Any object; the content type is a column of the concrete models.
-    creator_object_id = models.PositiveIntegerField(null=True, blank=True)
+    creator_object_id = models.PositiveIntegerField(
+        _("creator object id"), null=True, blank=True
+    )
     creator = GenericForeignKey("creator_content_type", "creator_object_id")
 
     # What a repetition is counted from, if `run_at` is not where it was planned: it is
     # a retry's, a person has had it run sooner, or the clock skipped the hour. Of a
     # task that failed and ended its chain, where it was planned.
-    repeat_from = models.DateTimeField(null=True, blank=True, editable=False)
+    repeat_from = models.DateTimeField(
+        _("repeat from"), null=True, blank=True, editable=False
+    )
 
     # Seconds that a try may take, said by the call that enqueued it.
-    max_run_time = models.FloatField(null=True, blank=True)
+    max_run_time = models.FloatField(_("max run time"), null=True, blank=True)
 
     class Meta:
         abstract = True
@@ -220,6 +240,7 @@ class Task(BaseTask):
 
     creator_content_type = models.ForeignKey(
         ContentType,
+        verbose_name=_("creator content type"),
         null=True,
         blank=True,
         related_name="background_task",
@@ -227,13 +248,16 @@ class Task(BaseTask):
     )
 
     # What the try that runs says of itself: see `current_task.progress`.
-    progress_done = models.BigIntegerField(null=True, blank=True)
-    progress_total = models.BigIntegerField(null=True, blank=True)
-    progress_message = models.CharField(max_length=200, null=True, blank=True)
+    progress_done = models.BigIntegerField(_("progress done"), null=True, blank=True)
+    progress_total = models.BigIntegerField(_("progress total"), null=True, blank=True)
+    progress_message = models.CharField(
+        _("progress message"), max_length=200, null=True, blank=True
+    )
 
     objects = TaskManager()
 
     class Meta:
+        verbose_name, verbose_name_plural = _("task"), _("tasks")
         db_table = "background_task"
         permissions = (("control_task", "Can run, retry, cancel and stop tasks"),)
         indexes = (  # what a claim reads
@@ -421,6 +445,7 @@ class CompletedTask(BaseTask):
 
     creator_content_type = models.ForeignKey(
         ContentType,
+        verbose_name=_("creator content type"),
         null=True,
         blank=True,
         related_name="completed_background_task",
@@ -428,11 +453,12 @@ class CompletedTask(BaseTask):
     )
 
     # The id that the task had while it waited and ran; NULL in a row of 1.2.8.
-    task_id = models.BigIntegerField(null=True, blank=True)
+    task_id = models.BigIntegerField(_("task id"), null=True, blank=True)
 
     objects = CompletedTaskQuerySet.as_manager()
 
     class Meta:
+        verbose_name, verbose_name_plural = _("completed task"), _("completed tasks")
         # Not `db_index`, for which SQLite would copy the table on the way back.
         indexes = (models.Index(fields=["task_id"], name="bgtask_completed_task"),)
 
@@ -454,46 +480,49 @@ class Attempt(models.Model):
     class Outcome(models.TextChoices):
         """How a try can end, under the names that logs and texts use."""
 
-        SUCCEEDED = "Succeeded", "succeeded"
-        FAILED = "Failed", "failed"
-        TIMED_OUT = "TimedOut", "timed out"
-        OUT_OF_MEMORY = "OutOfMemory", "out of memory"
-        CRASHED = "Crashed", "crashed"
-        LOST = "Lost", "lost"
-        CANCELLED = "Cancelled", "cancelled"
+        SUCCEEDED = "Succeeded", _("succeeded")
+        FAILED = "Failed", _("failed")
+        TIMED_OUT = "TimedOut", _("timed out")
+        OUT_OF_MEMORY = "OutOfMemory", _("out of memory")
+        CRASHED = "Crashed", _("crashed")
+        LOST = "Lost", _("lost")
+        CANCELLED = "Cancelled", _("cancelled")
 
-    id = models.BigAutoField(primary_key=True)
-    task_id = models.BigIntegerField(db_index=True)
-    task_name = models.CharField(max_length=190)
-    number = models.IntegerField()  # the first one is 1
-    outcome = models.CharField(max_length=16, choices=Outcome.choices)
-    error = models.TextField(blank=True)
+    id = models.BigAutoField(_("id"), primary_key=True)
+    task_id = models.BigIntegerField(_("task id"), db_index=True)
+    task_name = models.CharField(_("task name"), max_length=190)
+    number = models.IntegerField(_("number"))  # the first one is 1
+    outcome = models.CharField(_("outcome"), max_length=16, choices=Outcome.choices)
+    error = models.TextField(_("error"), blank=True)
 
     # Seconds between the moment it was due and the first one of its function.
-    waited = models.FloatField(null=True)
-    started_at = models.DateTimeField(null=True)
-    ended_at = models.DateTimeField(db_index=True)
+    waited = models.FloatField(_("waited"), null=True)
+    started_at = models.DateTimeField(_("started at"), null=True)
+    ended_at = models.DateTimeField(_("ended at"), db_index=True)
 
-    host = models.CharField(max_length=255, blank=True)
-    pid = models.IntegerField(null=True)
-    runner_id = models.CharField(max_length=64, blank=True)
+    host = models.CharField(_("host"), max_length=255, blank=True)
+    pid = models.IntegerField(_("pid"), null=True)
+    runner_id = models.CharField(_("runner id"), max_length=64, blank=True)
 
     # As Python has it: negative for a signal. NULL: its process goes on, or nobody saw.
-    exit_code = models.IntegerField(null=True)
-    peak_memory = models.BigIntegerField(null=True)  # bytes
-    cpu_seconds = models.FloatField(null=True)
+    exit_code = models.IntegerField(_("exit code"), null=True)
+    peak_memory = models.BigIntegerField(_("peak memory"), null=True)  # bytes
+    cpu_seconds = models.FloatField(_("cpu seconds"), null=True)
 
     # The head and the tail of stdout and stderr, and how many bytes there were.
-    output = models.TextField(blank=True)
-    output_size = models.BigIntegerField(default=0)
+    output = models.TextField(_("output"), blank=True)
+    output_size = models.BigIntegerField(_("output size"), default=0)
     # Of all its threads, when it was stopped or when it crashed.
-    stack = models.TextField(blank=True)
+    stack = models.TextField(_("stack"), blank=True)
 
     class Meta:
+        verbose_name, verbose_name_plural = _("attempt"), _("attempts")
         ordering = ("task_id", "number", "id")
 
     def __str__(self) -> str:
-        return f"try {self.number} of task {self.task_id}: {self.outcome}"
+        text = gettext("try %(number)d of task %(task)d: %(outcome)s")
+        about = {"number": self.number, "task": self.task_id, "outcome": self.outcome}
+        return text % about
 
     @classmethod
     def of(cls, task_id: int | None, using: str | None) -> models.QuerySet["Attempt"]:

@@ -22,27 +22,43 @@ def fields(related_name):
                 verbose_name="ID",
             ),
         ),
-        ("task_name", models.CharField(db_index=True, max_length=190)),
-        ("task_params", models.TextField()),
-        ("task_hash", models.CharField(db_index=True, max_length=40)),
-        ("verbose_name", models.CharField(blank=True, max_length=255, null=True)),
-        ("priority", models.IntegerField(db_index=True, default=0)),
-        ("run_at", models.DateTimeField(db_index=True)),
-        ("repeat", models.BigIntegerField(choices=REPEAT_CHOICES, default=0)),
-        ("repeat_until", models.DateTimeField(blank=True, null=True)),
+        ("task_name", models.CharField("task name", db_index=True, max_length=190)),
+        ("task_params", models.TextField("task params")),
+        ("task_hash", models.CharField("task hash", db_index=True, max_length=40)),
+        (
+            "verbose_name",
+            models.CharField("verbose name", blank=True, max_length=255, null=True),
+        ),
+        ("priority", models.IntegerField("priority", db_index=True, default=0)),
+        ("run_at", models.DateTimeField("run at", db_index=True)),
+        ("repeat", models.BigIntegerField("repeat", choices=REPEAT_CHOICES, default=0)),
+        ("repeat_until", models.DateTimeField("repeat until", blank=True, null=True)),
         (
             "queue",
-            models.CharField(blank=True, db_index=True, max_length=190, null=True),
+            models.CharField(
+                "queue", blank=True, db_index=True, max_length=190, null=True
+            ),
         ),
-        ("attempts", models.IntegerField(db_index=True, default=0)),
-        ("failed_at", models.DateTimeField(blank=True, db_index=True, null=True)),
-        ("last_error", models.TextField(blank=True)),
+        ("attempts", models.IntegerField("attempts", db_index=True, default=0)),
+        (
+            "failed_at",
+            models.DateTimeField("failed at", blank=True, db_index=True, null=True),
+        ),
+        ("last_error", models.TextField("last error", blank=True)),
         (
             "locked_by",
-            models.CharField(blank=True, db_index=True, max_length=64, null=True),
+            models.CharField(
+                "locked by", blank=True, db_index=True, max_length=64, null=True
+            ),
         ),
-        ("locked_at", models.DateTimeField(blank=True, db_index=True, null=True)),
-        ("creator_object_id", models.PositiveIntegerField(blank=True, null=True)),
+        (
+            "locked_at",
+            models.DateTimeField("locked at", blank=True, db_index=True, null=True),
+        ),
+        (
+            "creator_object_id",
+            models.PositiveIntegerField("creator object id", blank=True, null=True),
+        ),
         (
             "creator_content_type",
             models.ForeignKey(
@@ -50,6 +66,7 @@ def fields(related_name):
                 null=True,
                 on_delete=django.db.models.deletion.CASCADE,
                 related_name=related_name,
+                verbose_name="creator content type",
                 to="contenttypes.ContentType",
             ),
         ),
@@ -57,7 +74,12 @@ def fields(related_name):
 
 
 class Migration(migrations.Migration):
-    """As in django-background-tasks 1.2.8, so that nothing is applied again."""
+    """As in django-background-tasks 1.2.8, so that nothing is applied again.
+
+    The names that people read are ours, here and in what follows: they are part of the
+    state, to which the models are compared, and of no table. To alter each of them in a
+    later migration would be an operation for each, in every project's tests.
+    """
 
     initial = True
 
@@ -65,11 +87,20 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name="CompletedTask", fields=fields("completed_background_task")
+            name="CompletedTask",
+            fields=fields("completed_background_task"),
+            options={
+                "verbose_name": "completed task",
+                "verbose_name_plural": "completed tasks",
+            },
         ),
         migrations.CreateModel(
             name="Task",
             fields=fields("background_task"),
-            options={"db_table": "background_task"},
+            options={
+                "db_table": "background_task",
+                "verbose_name": "task",
+                "verbose_name_plural": "tasks",
+            },
         ),
     ]

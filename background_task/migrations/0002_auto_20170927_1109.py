@@ -11,24 +11,24 @@ class Migration(migrations.Migration):
             model_name="completedtask",
             name="queue",
             field=models.CharField(
-                blank=True, db_index=True, max_length=190, null=True
+                "queue", blank=True, db_index=True, max_length=190, null=True
             ),
         ),
         migrations.AlterField(
             model_name="completedtask",
             name="task_name",
-            field=models.CharField(db_index=True, max_length=190),
+            field=models.CharField("task name", db_index=True, max_length=190),
         ),
         migrations.AlterField(
             model_name="task",
             name="queue",
             field=models.CharField(
-                blank=True, db_index=True, max_length=190, null=True
+                "queue", blank=True, db_index=True, max_length=190, null=True
             ),
         ),
         migrations.AlterField(
             model_name="task",
             name="task_name",
-            field=models.CharField(db_index=True, max_length=190),
+            field=models.CharField("task name", db_index=True, max_length=190),
         ),
     ]

@@ -15,15 +15,18 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "id",
-                    models.CharField(max_length=64, primary_key=True, serialize=False),
+                    models.CharField(
+                        "id", max_length=64, primary_key=True, serialize=False
+                    ),
                 ),
-                ("host", models.CharField(max_length=255)),
-                ("place", models.CharField(db_index=True, max_length=190)),
-                ("pid", models.IntegerField()),
-                ("pid_started", models.BigIntegerField()),
-                ("started_at", models.DateTimeField()),
-                ("trusted_until", models.DateTimeField()),
-                ("version", models.CharField(default="", max_length=32)),
+                ("host", models.CharField("host", max_length=255)),
+                ("place", models.CharField("place", db_index=True, max_length=190)),
+                ("pid", models.IntegerField("pid")),
+                ("pid_started", models.BigIntegerField("pid started")),
+                ("started_at", models.DateTimeField("started at")),
+                ("trusted_until", models.DateTimeField("trusted until")),
+                ("version", models.CharField("version", default="", max_length=32)),
             ],
+            options={"verbose_name": "runner", "verbose_name_plural": "runners"},
         ),
     ]

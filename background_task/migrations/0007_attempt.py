@@ -12,13 +12,14 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Attempt",
             fields=[
-                ("id", models.BigAutoField(primary_key=True, serialize=False)),
-                ("task_id", models.BigIntegerField(db_index=True)),
-                ("task_name", models.CharField(max_length=190)),
-                ("number", models.IntegerField()),
+                ("id", models.BigAutoField("id", primary_key=True, serialize=False)),
+                ("task_id", models.BigIntegerField("task id", db_index=True)),
+                ("task_name", models.CharField("task name", max_length=190)),
+                ("number", models.IntegerField("number")),
                 (
                     "outcome",
                     models.CharField(
+                        "outcome",
                         choices=[
                             ("Succeeded", "succeeded"),
                             ("Failed", "failed"),
@@ -31,28 +32,30 @@ class Migration(migrations.Migration):
                         max_length=16,
                     ),
                 ),
-                ("error", models.TextField(blank=True)),
-                ("waited", models.FloatField(null=True)),
-                ("started_at", models.DateTimeField(null=True)),
-                ("ended_at", models.DateTimeField(db_index=True)),
-                ("host", models.CharField(blank=True, max_length=255)),
-                ("pid", models.IntegerField(null=True)),
-                ("runner_id", models.CharField(blank=True, max_length=64)),
-                ("exit_code", models.IntegerField(null=True)),
-                ("peak_memory", models.BigIntegerField(null=True)),
-                ("cpu_seconds", models.FloatField(null=True)),
-                ("output", models.TextField(blank=True)),
-                ("output_size", models.BigIntegerField(default=0)),
-                ("stack", models.TextField(blank=True)),
+                ("error", models.TextField("error", blank=True)),
+                ("waited", models.FloatField("waited", null=True)),
+                ("started_at", models.DateTimeField("started at", null=True)),
+                ("ended_at", models.DateTimeField("ended at", db_index=True)),
+                ("host", models.CharField("host", blank=True, max_length=255)),
+                ("pid", models.IntegerField("pid", null=True)),
+                ("runner_id", models.CharField("runner id", blank=True, max_length=64)),
+                ("exit_code", models.IntegerField("exit code", null=True)),
+                ("peak_memory", models.BigIntegerField("peak memory", null=True)),
+                ("cpu_seconds", models.FloatField("cpu seconds", null=True)),
+                ("output", models.TextField("output", blank=True)),
+                ("output_size", models.BigIntegerField("output size", default=0)),
+                ("stack", models.TextField("stack", blank=True)),
             ],
             options={
                 "ordering": ("task_id", "number", "id"),
+                "verbose_name": "attempt",
+                "verbose_name_plural": "attempts",
             },
         ),
         migrations.AddField(
             model_name="completedtask",
             name="task_id",
-            field=models.BigIntegerField(blank=True, null=True),
+            field=models.BigIntegerField("task id", blank=True, null=True),
         ),
         migrations.AddIndex(
             "completedtask",
@@ -61,21 +64,23 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="task",
             name="max_run_time",
-            field=models.FloatField(blank=True, null=True),
+            field=models.FloatField("max run time", blank=True, null=True),
         ),
         migrations.AddField(
             model_name="task",
             name="progress_done",
-            field=models.BigIntegerField(blank=True, null=True),
+            field=models.BigIntegerField("progress done", blank=True, null=True),
         ),
         migrations.AddField(
             model_name="task",
             name="progress_message",
-            field=models.CharField(blank=True, max_length=200, null=True),
+            field=models.CharField(
+                "progress message", blank=True, max_length=200, null=True
+            ),
         ),
         migrations.AddField(
             model_name="task",
             name="progress_total",
-            field=models.BigIntegerField(blank=True, null=True),
+            field=models.BigIntegerField("progress total", blank=True, null=True),
         ),
     ]

@@ -12,6 +12,8 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="task",
             name="repeat_from",
-            field=models.DateTimeField(blank=True, editable=False, null=True),
+            field=models.DateTimeField(
+                "repeat from", blank=True, editable=False, null=True
+            ),
         ),
     ]

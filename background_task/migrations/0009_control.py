@@ -12,40 +12,41 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="runner",
             name="draining",
-            field=models.BooleanField(null=True),
+            field=models.BooleanField("draining", null=True),
         ),
         migrations.AddField(
             model_name="runner",
             name="excluded_queues",
-            field=models.JSONField(null=True),
+            field=models.JSONField("excluded queues", null=True),
         ),
         migrations.AddField(
             model_name="runner",
             name="lease",
-            field=models.FloatField(null=True),
+            field=models.FloatField("lease", null=True),
         ),
         migrations.AddField(
             model_name="runner",
             name="queues",
-            field=models.JSONField(null=True),
+            field=models.JSONField("queues", null=True),
         ),
         migrations.AddField(
             model_name="runner",
             name="running",
-            field=models.JSONField(null=True),
+            field=models.JSONField("running", null=True),
         ),
         migrations.AddField(
             model_name="runner",
             name="slots",
-            field=models.IntegerField(null=True),
+            field=models.IntegerField("slots", null=True),
         ),
         migrations.CreateModel(
             name="Control",
             fields=[
-                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("id", models.BigAutoField("id", primary_key=True, serialize=False)),
                 (
                     "verb",
                     models.CharField(
+                        "verb",
                         choices=[
                             ("stop", "stop"),
                             ("pause", "pause"),
@@ -56,10 +57,10 @@ class Migration(migrations.Migration):
                         max_length=16,
                     ),
                 ),
-                ("target", models.CharField(max_length=190)),
-                ("by", models.CharField(max_length=150)),
-                ("at", models.DateTimeField()),
-                ("answer", models.TextField(blank=True, default="")),
+                ("target", models.CharField("target", max_length=190)),
+                ("by", models.CharField("by", max_length=150)),
+                ("at", models.DateTimeField("at")),
+                ("answer", models.TextField("answer", blank=True, default="")),
             ],
             options={
                 "constraints": [
@@ -67,6 +68,8 @@ class Migration(migrations.Migration):
                         fields=("verb", "target"), name="bgtask_control_once"
                     )
                 ],
+                "verbose_name": "control",
+                "verbose_name_plural": "controls",
             },
         ),
     ]

@@ -14,7 +14,9 @@ class Migration(migrations.Migration):
             options={
                 "permissions": (
                     ("control_task", "Can run, retry, cancel and stop tasks"),
-                )
+                ),
+                "verbose_name": "task",
+                "verbose_name_plural": "tasks",
             },
         ),
     ]

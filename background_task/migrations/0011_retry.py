@@ -12,11 +12,13 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="completedtask",
             name="max_run_time",
-            field=models.FloatField(blank=True, null=True),
+            field=models.FloatField("max run time", blank=True, null=True),
         ),
         migrations.AddField(
             model_name="completedtask",
             name="repeat_from",
-            field=models.DateTimeField(blank=True, editable=False, null=True),
+            field=models.DateTimeField(
+                "repeat from", blank=True, editable=False, null=True
+            ),
         ),
     ]
