@@ -1,6 +1,8 @@
 """The app as Django knows it."""
 
 from django.apps import AppConfig
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
 
 from . import __version__
 
@@ -10,7 +12,7 @@ class BackgroundTasksAppConfig(AppConfig):
 
     name = "background_task"
     label = "background_task"
-    verbose_name = f"Background Tasks ({__version__})"
+    verbose_name = format_lazy("{} ({})", _("Background Tasks"), __version__)
     default_auto_field = "django.db.models.AutoField"
 
     def ready(self) -> None:

@@ -122,7 +122,7 @@ STOP = Action(
 )
 
 
-def _priority(name: str, label: str, by_how_much: int) -> Action:
+def _priority(name: str, label: Any, by_how_much: int) -> Action:
     return Action(
         name=name,
         label=label,
@@ -140,8 +140,8 @@ def _priority(name: str, label: str, by_how_much: int) -> Action:
     )
 
 
-INC_PRIORITY = _priority("inc_priority", "priority += 1", 1)
-DEC_PRIORITY = _priority("dec_priority", "priority -= 1", -1)
+INC_PRIORITY = _priority("inc_priority", _("priority += 1"), 1)
+DEC_PRIORITY = _priority("dec_priority", _("priority -= 1"), -1)
 RETRY = Action(
     name="retry",
     label=_("Retry"),

@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from background_task.models import BaseTask, CompletedTask, Task
@@ -44,15 +45,16 @@ class CompletedTaskAdmin(Listed):
         """Say when it ended: so `run_at` has it, as with 1.2.8."""
         return super().planned_at(task)
 
-    @admin.display(boolean=True, ordering="failed_at")
+    @admin.display(description=_("succeeded"), boolean=True, ordering="failed_at")
     def succeeded(self, task: CompletedTask) -> bool:
         """Return whether it ended well."""
         return task.failed_at is None
 
-    @admin.display(description="locked by pid running")
+    @admin.display(description=_("locked by pid running"))
     def locked_by_pid_running(self, task: BaseTask) -> str | None:
         """Say it without a cross, which would look like a failure of the task."""
-        return {True: "yes", False: "no", None: None}[holder_is_alive(task)]
+        said = {True: gettext("yes"), False: gettext("no"), None: None}
+        return said[holder_is_alive(task)]
 
     def offered(self, request: HttpRequest, row: CompletedTask) -> list[Action]:
         """Return what may be done to what failed."""

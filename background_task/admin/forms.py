@@ -4,6 +4,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from django import forms
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from background_task.managers import params_text
 from background_task.models import Task
@@ -19,10 +21,14 @@ class TaskForm(ModelForm):
 
     class Meta:
         help_texts = {
-            "task_name": "As a tasks.py of the project has it, such as "
-            "shop.tasks.send_receipt. A name that is in none of them is never run.",
-            "task_params": "JSON: a list of the positional arguments and an object "
-            'of the others, such as [[7], {"copies": 2}].',
+            "task_name": _(
+                "As a tasks.py of the project has it, such as shop.tasks.send_receipt. "
+                "A name that is in none of them is never run."
+            ),
+            "task_params": _(
+                "JSON: a list of the positional arguments and an object of the others, "
+                'such as [[7], {"copies": 2}].'
+            ),
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -30,8 +36,8 @@ class TaskForm(ModelForm):
         field: Any = self.fields.get("repeat")
         seconds = self.instance.repeat
         if field is not None and seconds not in dict(Task.REPEAT_CHOICES):
-            said = f"every {seconds} s" if seconds > 0 else f"{seconds} s: never"
-            field.choices = [*field.choices, (seconds, said)]
+            said = gettext("every %d s") if seconds > 0 else gettext("%d s: never")
+            field.choices = [*field.choices, (seconds, said % seconds)]
 
     def clean_task_params(self) -> str:
         """Refuse what could not be run; leave what is not touched to the letter."""
@@ -43,10 +49,11 @@ class TaskForm(ModelForm):
         except (TypeError, ValueError, RecursionError):
             args = kwargs = None
         if not isinstance(args, list) or not isinstance(kwargs, dict):
-            raise forms.ValidationError(
+            text = gettext(
                 'This must be a list and an object in JSON, such as [[7], {"copies": 2}'
                 "] or [[], {}]."
             )
+            raise forms.ValidationError(text)
         return params_text(args, kwargs)
 
     def _get_validation_exclusions(self) -> set[str]:

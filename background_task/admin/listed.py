@@ -118,29 +118,29 @@ class Listed(Quick):
         """Say which state it is in."""
         return pages.state_badge(task, timezone.now())
 
-    @admin.display(description="task name", ordering="task_name")
+    @admin.display(description=_("task name"), ordering="task_name")
     def named(self, task: BaseTask) -> str:
         """Show the name, the id that commands take, and what a person calls it."""
         return pages.named(task.task_name, lists.task_id_of(task), task.verbose_name)
 
-    @admin.display(description="task params")
+    @admin.display(description=_("task params"))
     def arguments(self, task: BaseTask) -> str:
         """Show the arguments, but for what is redacted."""
         text = redaction.params_text(task.task_name, task.task_params)
         short = Truncator(text).chars(LONGEST_ARGUMENTS)
         return format_html('<code title="{}">{}</code>', pages.title(text), short)
 
-    @admin.display(description="run at", ordering="run_at")
+    @admin.display(description=_("run at"), ordering="run_at")
     def planned_at(self, task: BaseTask) -> str | None:
         """Say when it is to run."""
         return when(task.run_at)
 
-    @admin.display(description="failed at", ordering="failed_at")
+    @admin.display(description=_("failed at"), ordering="failed_at")
     def failed(self, task: BaseTask) -> str | None:
         """Say when it failed for good; None, which is a dash, if it has not."""
         return when(task.failed_at)
 
-    @admin.display(description="error")
+    @admin.display(description=_("error"))
     def has_error(self, task: BaseTask) -> str | None:
         """Say in short what the last error was; None, which is a dash, for none.
 
@@ -154,7 +154,7 @@ class Listed(Quick):
             '<span class="bgtask-former">{}</span> {}', _("former try:"), error
         )
 
-    @admin.display(description="locked by", ordering="locked_by")
+    @admin.display(description=_("locked by"), ordering="locked_by")
     def holder(self, task: BaseTask) -> str | None:
         """Show the runner's id, which is long, in short."""
         if not task.locked_by:

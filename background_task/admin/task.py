@@ -63,7 +63,7 @@ class TaskAdmin(Listed):
         """Have the dashboard below the list."""
         return [*views.urls(self.admin_site), *super().get_urls()]
 
-    @admin.display(boolean=True, description="locked by pid running")
+    @admin.display(boolean=True, description=_("locked by pid running"))
     def locked_by_pid_running(self, task: BaseTask) -> bool | None:
         """Answer as the task does, by what was read along with it."""
         return holder_is_alive(task)

@@ -40,20 +40,25 @@ def fill():
 
 
 def every_address():
-    """Return the lists, a page of every row, and the dashboard."""
+    """Return the lists, a page of every row, the dashboard, and what asks."""
     lists = [address(model, "changelist") for model in MODELS]
     rows = [
         address(model, "change", row.pk)
         for model in MODELS
         for row in model.objects.all()
     ]
-    return [*lists, *rows, address(Task, "add"), BOARD]
+    asking = [
+        address(Task, "do", Task.objects.filter(locked_by=None).first().pk, "cancel"),
+        address(Runner, "do", "r", "drain"),
+        *(f"{BOARD}{verb}/?target==mail" for verb in ("pause", "resume")),
+    ]
+    return [*lists, *rows, *asking, address(Task, "add"), BOARD]
 
 
 def _make_runners(task, now):
     told = {"task": task.pk, "name": task.task_name, "pid": 4711, "began": 0}
     told |= {"held": 2**20, "memory": 2**30, "seconds": 60}
-    for id, running in (("r", [told]), ("stale", [])):
+    for id, running in (("r", [told]), ("s", [])):
         Runner.objects.create(
             id=id,
             host="a-host",

@@ -74,10 +74,9 @@ class Command(Family):
     def handle(self, *args: Any, **options: Any) -> None:
         most = options["max_backlog"]
         if most is not None and most > status.MOST:
-            raise CommandError(
-                f"--max-backlog is {most}: {status.MOST} is the most that is counted",
-                returncode=2,
-            )
+            text = _("--max-backlog is %(n)d: %(most)d is the most that is counted")
+            about = {"n": most, "most": status.MOST}
+            raise CommandError(text % about, returncode=2)
         try:
             with reached(), _impatient():
                 self.remark_doubts(options)

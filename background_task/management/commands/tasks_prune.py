@@ -56,7 +56,8 @@ class Command(Family):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not 0 < (batch := options["batch"]) <= _MOST_AT_ONCE:
-            text = f"--batch is {batch}: it must be 1 to {_MOST_AT_ONCE}"
+            text = _("--batch is %(n)d: it must be 1 to %(most)d")
+            text %= {"n": batch, "most": _MOST_AT_ONCE}
             raise CommandError(text, returncode=2)
         kept, now = _kept(options), timezone.now()
         self.remark_doubts(options)
