@@ -38,6 +38,7 @@ MIGRATIONS = frozenset(
         "0010_control_permission",
         "0011_retry",
         "0012_control_to_the_letter",
+        "0013_attempt_outcome",
     }
 )
 

@@ -518,6 +518,9 @@ class Attempt(models.Model):
     class Meta:
         verbose_name, verbose_name_plural = _("attempt"), _("attempts")
         ordering = ("task_id", "number", "id")
+        indexes = (
+            models.Index(fields=["outcome", "id"], name="bgtask_attempt_outcome"),
+        )
 
     def __str__(self) -> str:
         text = gettext("try %(number)d of task %(task)d: %(outcome)s")

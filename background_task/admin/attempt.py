@@ -20,7 +20,7 @@ class AttemptAdmin(Quick):
     """What is known of every try, to look at."""
 
     list_display = our_columns = (
-        *("how", "named", "error_said", "ended", "lasted", "peak", "cpu", "exit_code"),
+        *("how", "named", "error_said", "ended", "lasted", "peak", "cpu", "exited"),
     )
     list_filter = ("outcome",)
     ordering = ("-id",)
@@ -42,7 +42,7 @@ class AttemptAdmin(Quick):
         """Return the list that reads the ends of errors, and no output."""
         return lists.TryList
 
-    @admin.display(description=_("task name"), ordering="task_name")
+    @admin.display(description=_("task name"))
     def named(self, attempt: Attempt) -> str:
         """Say whose it is, as the lists of tasks do, and which of its tries."""
         return pages.named_try(attempt)
@@ -67,15 +67,20 @@ class AttemptAdmin(Quick):
         """Say how long it took."""
         return duration(attempt.duration)
 
-    @admin.display(description=_("peak memory"), ordering="peak_memory")
+    @admin.display(description=_("peak memory"))
     def peak(self, attempt: Attempt) -> str | None:
         """Say what it held at most, as people read it."""
         return display.memory(attempt.peak_memory)
 
-    @admin.display(description=_("CPU"), ordering="cpu_seconds")
+    @admin.display(description=_("CPU"))
     def cpu(self, attempt: Attempt) -> str | None:
         """Say how long it computed."""
         return duration(attempt.cpu_seconds)
+
+    @admin.display(description=_("exit code"))
+    def exited(self, attempt: Attempt) -> int | None:
+        """Say how its process ended."""
+        return attempt.exit_code
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Runners record what has ended."""

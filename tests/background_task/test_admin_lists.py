@@ -167,6 +167,31 @@ class FilterTests(ListTestCase):
         for model in (Task, CompletedTask):
             self.assertEqual(self.names(model, outcome="TimedOut"), {"slow"})
 
+    def test_a_rare_outcome_is_looked_for_among_the_tries_and_another_by_task(self):
+        """Each task's tries are looked at only if few of them fill a page."""
+        task = make_task("slow", attempts=2)
+        make_attempt(task, 1, outcome="TimedOut")
+        make_attempt(task, 2, outcome="TimedOut")
+        task.create_completed_task()
+        self.addCleanup(setattr, lists, "MOST_RARE", lists.MOST_RARE)
+        for most, is_by_task in ((2, False), (1, True)):
+            lists.MOST_RARE = most
+            for model in (Task, CompletedTask):
+                with CaptureQueriesContext(connection) as queries:
+                    found = self.names(model, outcome="TimedOut")
+                sql = "".join(query["sql"] for query in queries)
+                self.assertEqual("EXISTS(" in sql, is_by_task, sql)
+                self.assertEqual(found, {"slow"})
+
+    @skipUnless(connection.vendor == "sqlite", "which has no statistics")
+    def test_the_tries_of_a_task_are_looked_up_by_its_id(self):
+        """By their outcome would be most of them, for each task."""
+        self.addCleanup(setattr, lists, "MOST_RARE", lists.MOST_RARE)
+        lists.MOST_RARE = -1
+        for model in (Task, CompletedTask):
+            cl = self.page(model, outcome="Succeeded").context["cl"]
+            self.assertIn("(task_id=?)", cl.queryset.explain())
+
     def test_what_no_filter_has_is_all(self):
         make_task("one")
         make_completed("one")
@@ -406,6 +431,37 @@ class ColumnTests(ListTestCase):
             self.assertIsNone(
                 getattr(cl.model_admin.arguments, "admin_order_field", None)
             )
+
+    def test_lists_are_ordered_by_what_an_index_begins_with(self):
+        for model in (Task, CompletedTask, Attempt):
+            cl = self.page(model).context["cl"]
+            fields = set(filter(None, map(cl.get_ordering_field, cl.list_display)))
+            indexed = {field.name for field in model._meta.fields if field.db_index}
+            indexed |= {index.fields[0] for index in model._meta.indexes}
+            with self.subTest(model.__name__):
+                self.assertTrue(fields)
+                self.assertLessEqual(fields, indexed)
+
+    def test_what_is_alike_is_in_the_order_of_the_index(self):
+        """Django's own order of it, the newest first, is a sort of nearly all."""
+        by_id = connection.vendor != "postgresql"  # whose indexes do not end with it
+        for model in (Task, CompletedTask):
+            cl = self.page(model).context["cl"]
+            number = cl.list_display.index("named")
+            for sign, other in (("", 3), ("-", 3), ("", "")):
+                page = self.page(model, o=f"{sign}{number}.{other}".rstrip("."))
+                ordered = page.context["cl"].queryset.query.order_by
+                ties = (f"{sign}pk",) if by_id else ()
+                self.assertEqual(ordered, (f"{sign}task_name", *ties))
+
+    @skipUnless(connection.vendor == "sqlite", "which says what it sorts")
+    def test_no_column_head_has_a_large_table_sorted(self):
+        for model in (Task, CompletedTask, Attempt):
+            count = len(self.page(model).context["cl"].list_display)
+            for number in range(-count, count + 1):
+                rows = self.page(model, o=number).context["cl"].queryset
+                with self.subTest(model.__name__, number=number):
+                    self.assertNotIn("ORDER BY", rows[:50].explain())
 
     def test_facets_which_would_count_everything_are_not_offered(self):
         self.assertNotContains(self.page(Task), "_facets")

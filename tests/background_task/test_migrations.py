@@ -16,7 +16,7 @@ from django.utils import timezone
 from background_task.models import CompletedTask, Runner, Task
 
 UPSTREAM = ("background_task", "0002_auto_20170927_1109")
-LATEST = ("background_task", "0012_control_to_the_letter")
+LATEST = ("background_task", "0013_attempt_outcome")
 
 
 class StateTests(SimpleTestCase):
