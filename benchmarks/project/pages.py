@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import connection, models
+from django.http import HttpRequest
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -17,6 +18,7 @@ _WAITING = 0.1  # tasks that wait, for each that has ended
 _QUEUES = (None, "mail", "images", "reports", "partners")
 _NAMES = [f"shop.tasks.task_{number}" for number in range(40)]
 _DAYS = 30  # over which tries are spread
+_RARE = 20  # tries that were lost; one of twenty has failed, the others succeeded
 _ERROR = (
     'Traceback (most recent call last):\n  File "/srv/shop/tasks.py", line 41, in pay\n'
     "    bank.charge(order)\nshop.bank.Refused: order {n} was refused, code {code}"
@@ -32,6 +34,7 @@ def fill(rows: int) -> None:
     Attempt.objects.bulk_create(_attempt(dice, n) for n in range(seeds))
     _multiply(Attempt, rows)
     _execute("UPDATE background_task_attempt SET task_id = id")
+    _execute(f"UPDATE background_task_attempt SET outcome = 'Lost' WHERE id <= {_RARE}")
     CompletedTask.objects.bulk_create(_completed(dice, n) for n in range(seeds))
     _multiply(CompletedTask, rows)
     _execute("UPDATE background_task_completedtask SET task_id = id")
@@ -81,6 +84,7 @@ def _measure(pages: dict[str, Page], n: int) -> dict[str, Any]:
 
 def _pages() -> dict[str, Page]:
     """Return each page by its name: how it is asked for, and what is done before."""
+    from django.contrib.admin import site
     from django.contrib.auth.models import User
 
     from background_task import dashboard
@@ -88,6 +92,15 @@ def _pages() -> dict[str, Page]:
 
     client = Client()
     client.force_login(User.objects.create_superuser("bench"))
+
+    def column(model: type[models.Model], name: str) -> str:
+        """Return the address of a list that is ordered by a column."""
+        columns = site._registry[model].get_list_display(HttpRequest())
+        return f"{admin(model, 'changelist')}?o={list(columns).index(name) + 1}"
+
+    def outcome(model: type[models.Model], name: str) -> str:
+        parameter = "outcome__exact" if model is Attempt else "outcome"
+        return f"{admin(model, 'changelist')}?{parameter}={name}"
 
     def page(path: str, before: Callable[[], object] = lambda: None) -> Page:
         return lambda: client.get(path).status_code, before
@@ -105,7 +118,19 @@ def _pages() -> dict[str, Page]:
         "a task": page(newest(Task)),
         "list of completed tasks": page(admin(CompletedTask, "changelist")),
         "a completed task": page(newest(CompletedTask)),
+        "completed tasks by name": page(column(CompletedTask, "named")),
+        "completed tasks by attempts": page(column(CompletedTask, "attempts")),
+        "completed tasks of an outcome, frequent": page(
+            outcome(CompletedTask, "Succeeded")
+        ),
+        "completed tasks of an outcome, one in 20": page(
+            outcome(CompletedTask, "Failed")
+        ),
+        "completed tasks of an outcome, rare": page(outcome(CompletedTask, "Lost")),
         "list of tries": page(admin(Attempt, "changelist")),
+        "tries by outcome": page(column(Attempt, "how")),
+        "tries of an outcome, frequent": page(outcome(Attempt, "Succeeded")),
+        "tries of an outcome, rare": page(outcome(Attempt, "Lost")),
         "a try": page(newest(Attempt)),
         "list of runners": page(admin(Runner, "changelist")),
         "dashboard, nothing kept": page(board, dashboard.forget),
