@@ -92,7 +92,7 @@ CANCEL = Action(
         ),
     ),
     consequence=_(
-        "What is cancelled ends as failed and is not run; if it repeats, that ends "
+        "What is cancelled ends and is not run; if it repeats, that ends "
         "with it. It is then among the completed tasks, where it can be retried. What "
         "runs by now is left alone."
     ),
