@@ -230,7 +230,7 @@ def set_aside_unreadable(rows: TaskQuerySet) -> list[int]:
     for pk in list(rows.values_list("pk", flat=True)):
         row: TaskQuerySet = Task.objects.using(_database()).filter(pk=pk)
         try:
-            look_at_kinds(row[:1])
+            look_at_kinds(list(row))
         except Exception as error:
             if not is_unreadable(error):
                 raise

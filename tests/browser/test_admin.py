@@ -77,7 +77,7 @@ class ActionTests(AdminBrowserTestCase):
             self.page.open(address(Task, "change", two.pk))
             self.press_and_be_sure("cancel")
             self.page.waits_for_text("Cancelled by ops")
-            self.page.waits_for_text("failed", ".bgtask-state")
+            self.page.waits_for_text("cancelled", ".bgtask-state")
             self.assertIn("/completedtask/", self.page.path)
 
             self.assertIsNone(row(one))
