@@ -53,6 +53,20 @@ def wait_for_renewals(runner_id, times):
         )
 
 
+def make_elsewhere(name, trusted_for):
+    """Save a runner of another host, whose lease lasts for so many seconds."""
+    now = timezone.now()
+    return Runner.objects.create(
+        id=name,
+        host="elsewhere",
+        place="another boot:4711",
+        pid=1,
+        pid_started=1,
+        started_at=now,
+        trusted_until=now + timedelta(seconds=trusted_for),
+    )
+
+
 class LeaseTestCase(LifecycleTestCase):
     def setUp(self):
         super().setUp()
@@ -211,16 +225,8 @@ class OneTransactionTests(LeaseTestCase):
             "WHEN (OLD.id = 'silent') EXECUTE FUNCTION see()",
         )
         self.addCleanup(self.execute, "DROP FUNCTION see() CASCADE", "DROP TABLE seen")
+        make_elsewhere("silent", trusted_for=-1)
         now = timezone.now()
-        Runner.objects.create(
-            id="silent",
-            host="elsewhere",
-            place="another boot:4711",
-            pid=1,
-            pid_started=1,
-            started_at=now,
-            trusted_until=now - timedelta(seconds=1),
-        )
         tasks = [put("work", str(self.journal), f"lost {n}") for n in range(2)]
         Task.objects.update(locked_by="silent", locked_at=now)
 
@@ -242,16 +248,7 @@ class RescueTests(LeaseTestCase):
 
     def setUp(self):
         super().setUp()
-        now = timezone.now()
-        Runner.objects.create(
-            id="silent",
-            host="elsewhere",
-            place="another boot:4711",
-            pid=1,
-            pid_started=1,
-            started_at=now,
-            trusted_until=now - timedelta(seconds=1),
-        )
+        make_elsewhere("silent", trusted_for=-1)
 
     def hold(self, *tasks):
         pks = [task.pk for task in tasks]
@@ -327,15 +324,7 @@ class TimeZoneTests(LeaseTestCase):
         now = timezone.now()
         others = {}
         for name, trusted_for in (("silent", -2), ("trusted", 3600)):
-            others[name] = Runner.objects.create(
-                id=name,
-                host="elsewhere",
-                place="another boot:4711",
-                pid=1,
-                pid_started=1,
-                started_at=now,
-                trusted_until=now + timedelta(seconds=trusted_for),
-            )
+            others[name] = make_elsewhere(name, trusted_for)
         lost, kept = (put("work", str(self.journal), name) for name in others)
         for task, runner in zip((lost, kept), others, strict=True):
             Task.objects.filter(pk=task.pk).update(locked_by=runner, locked_at=now)
