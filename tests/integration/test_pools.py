@@ -109,7 +109,7 @@ class SizedQueueTests(PoolTestCase):
             self.assertEqual(runner.ended(), 0, runner.output)
 
         self.assertEqual(CompletedTask.objects.filter(failed_at=None).count(), 90)
-        self.assertEqual(self.most_at_once("mail"), 2)
+        self.assertLessEqual(self.most_at_once("mail"), 2)
         self.assertLessEqual(self.most_at_once("default"), 2)
 
     def test_until_empty_waits_for_what_a_full_pool_has_kept_waiting(self):
