@@ -123,13 +123,16 @@ class Dead:
             if not self._is_still_dead(owner, lapsed=lapsed):
                 return 0
             # What another has locked is a stranger's from now on, for a later round.
-            held = books.held_by(owner, skip_locked=True)
-            theirs = [claim for claim in held if claim not in self._left_alone]
+            theirs = self._held_by(owner, skip_locked=True)
             if theirs:
                 self._writer.record(dict.fromkeys(theirs[:_MOST], Ended(lost)))
             if len(theirs) <= _MOST:
                 self._runners().filter(pk=owner).delete()
         return len(theirs[:_MOST])
+
+    def _held_by(self, owner: str, *, skip_locked: bool = False) -> list[books.Claim]:
+        held = books.held_by(owner, skip_locked=skip_locked)
+        return [claim for claim in held if claim not in self._left_alone]
 
     def _is_still_dead(self, owner: str, *, lapsed: bool) -> bool:
         """Lock its row, if it has one, until the transaction ends.
@@ -144,8 +147,7 @@ class Dead:
         return host is not None or not lapsed
 
     def _lose_each(self, owner: str, lost: Lost, *, lapsed: bool) -> int:
-        held = books.held_by(owner)
-        theirs = [claim for claim in held if claim not in self._left_alone]
+        theirs = self._held_by(owner)
         return sum(
             self._lose_one(claim, lost, lapsed=lapsed) for claim in theirs[:_MOST]
         )
