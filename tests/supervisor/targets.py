@@ -178,9 +178,11 @@ def wait_deaf(args, context):
 
 
 def say_pid(path, pid=None):
-    with open(path + ".part", "w") as file:
+    """Write a pid where no reader finds half of it, and no other writer is met."""
+    part = f"{path}.{os.getpid()}"
+    with open(part, "w") as file:
         file.write(str(pid or os.getpid()))
-    os.replace(path + ".part", path)
+    os.replace(part, path)
 
 
 def raise_at_length(args, context):
