@@ -55,7 +55,7 @@ class Runner(models.Model):
     id = models.CharField(_("id"), max_length=64, primary_key=True)
     # The host's name, for people.
     host = models.CharField(_("host"), max_length=255)
-    # Boot id and pid namespace: within one place a pid means one process.
+    # Boot id, pid namespace, user: in one place a pid means a process that is in reach.
     place = models.CharField(_("place"), max_length=190, db_index=True)
     pid = models.IntegerField(_("pid"))
     pid_started = models.BigIntegerField(_("pid started"))

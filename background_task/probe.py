@@ -78,7 +78,7 @@ def _why_dead(said: dict[str, Any]) -> str:
     pid = said["pid"]
     if sys.platform != "linux":
         return "" if _exists(pid) else f"process {pid}, which is gone"
-    if said["place"] != _place():
+    if not f"{said['place']}:".startswith(f"{_place()}:"):
         return "another boot, or by another container"
     started = _started(pid)
     if started is None and _exists(pid):  # hidden, as another user's may be
@@ -87,7 +87,7 @@ def _why_dead(said: dict[str, Any]) -> str:
 
 
 def _place() -> str:
-    """Return the boot and the pid namespace, as the supervisor names them."""
+    """Return the boot and the pid namespace, with which the runner's place begins."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return f"{file.read().strip()}:{os.stat('/proc/self/ns/pid').st_ino}"
 

@@ -39,14 +39,15 @@ if _LINUX:
 
 
 def place() -> str:
-    """Name the set of processes that can see one another: boot and pid namespace.
+    """Name those processes that can see one another whole, and kill one another.
 
-    Two containers may share host name and boot id, and yet see different pids.
+    By boot, pid namespace and user: two containers may share host name and boot id, and
+    yet see different pids; of another user's process nobody but root reads the mark.
     """
     if not _LINUX:
-        return f"{platform.node()}:{int(psutil.boot_time())}"
+        return f"{platform.node()}:{int(psutil.boot_time())}:{os.geteuid()}"
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot_id}:{os.stat('/proc/self/ns/pid').st_ino}"
+    return f"{boot_id}:{os.stat('/proc/self/ns/pid').st_ino}:{os.geteuid()}"
 
 
 @contextlib.contextmanager

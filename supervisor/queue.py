@@ -37,7 +37,7 @@ class Runner:
 
     id: str
     host: str  # for people
-    place: str  # the processes that can see one another
+    place: str  # the processes that can see and kill one another
     pid: int
     started: int  # with the pid it names the process
 

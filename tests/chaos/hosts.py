@@ -177,7 +177,7 @@ def _environment(settings, folder, lease):
 def _name(pid):
     """Return how a process of this pid calls its place and itself, in its namespace."""
     boot_id = Path(_BOOT_ID).read_text().strip()
-    place = f"{boot_id}:{os.stat(f'/proc/{pid}/ns/pid').st_ino}"
+    place = f"{boot_id}:{os.stat(f'/proc/{pid}/ns/pid').st_ino}:{os.geteuid()}"
     status = Path(f"/proc/{pid}/status").read_text()
     (inner,) = [line for line in status.splitlines() if line.startswith("NSpid:")]
     return place, int(inner.split()[-1])

@@ -178,8 +178,10 @@ class HeartbeatTests(LifecycleTestCase):
             self.assertEqual(status, 1)
             self.assertIn(text, line)
         ours = {"pid": pid, "started": processes.started(pid)}
-        self.path.write_text(json.dumps({**said, **ours}))
-        self.assertEqual(probe(self.path, "--max-age", 1e6)[0], 0)
+        another_users = {"place": f"{said['place'].rpartition(':')[0]}:4711"}
+        for changes in (ours, ours | another_users):
+            self.path.write_text(json.dumps({**said, **changes}))
+            self.assertEqual(probe(self.path, "--max-age", 1e6)[0], 0)
         for rubbish in ("", "[]", "{}", '{"at": "x"}', "\x00"):
             self.path.write_text(rubbish)
             self.assertIn("is not a heartbeat file", probe(self.path)[1])

@@ -14,6 +14,8 @@ from background_task.supervisor import processes
 
 from .tools import wait_until
 
+_NOBODY = 65534
+
 
 @pytest.fixture
 def spawn():
@@ -48,11 +50,31 @@ def gone(spawn):
     return process
 
 
-def test_all_processes_of_a_namespace_have_the_same_place(spawn):
-    code = "from background_task.supervisor import processes as p; print(p.place())"
-    process = spawn(sys.executable, "-c", code, stdout=subprocess.PIPE, text=True)
+@pytest.fixture
+def place_of(spawn):
+    """Return what a process says of its place that has become this user's."""
 
-    assert process.communicate()[0].strip() == processes.place()
+    def ask(user):
+        code = (
+            "import os; from background_task.supervisor import processes as p; "
+            f"os.setuid({user}); print(p.place())"
+        )
+        process = spawn(sys.executable, "-c", code, stdout=subprocess.PIPE, text=True)
+        return process.communicate()[0].strip()
+
+    return ask
+
+
+def test_all_processes_of_a_user_in_a_namespace_have_the_same_place(place_of):
+    assert place_of(os.geteuid()) == processes.place()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_users_processes_are_in_another_place(place_of):
+    theirs = place_of(_NOBODY)
+
+    assert theirs.rpartition(":")[0] == processes.place().rpartition(":")[0]
+    assert theirs != processes.place()
 
 
 def test_a_process_started_once_and_for_all(sleeper):
@@ -145,7 +167,7 @@ def test_a_signal_to_what_is_another_users_is_told_to_have_failed(sleeper):
     code = (
         "import os, sys\n"
         "from background_task.supervisor import processes\n"
-        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        f"os.setgroups([]); os.setgid({_NOBODY}); os.setuid({_NOBODY})\n"
         "pid = int(sys.argv[1])\n"
         "pidfd = processes.handle(pid)\n"
         "print(processes.send_signal(pid, pidfd, 9))\n"
@@ -227,7 +249,7 @@ def hidden():
         mount = f"mount -t proc -o hidepid={how} proc /proc"
         run = f'{mount} && exec {sys.executable} -W error -c "$0"'
         become = "import os\nfrom background_task.supervisor import processes\n"
-        become += "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        become += f"os.setgroups([]); os.setgid({_NOBODY}); os.setuid({_NOBODY})\n"
         command = ["unshare", "--mount", "sh", "-c", run, become + code]
         return subprocess.run(command, capture_output=True, text=True)
 
