@@ -23,7 +23,7 @@ from django.db.backends.signals import connection_created
 from . import exceptions, logrecords, policies, signals, streams, verbosity
 from .current import current_task
 from .names import meant
-from .outages import say_no_values
+from .outages import is_unreadable, say_no_values
 from .sessions import session_of
 from .settings import app_settings
 
@@ -275,14 +275,23 @@ class _Told:
         from .models import CompletedTask, Task
 
         alias = router.db_for_write(Task)  # a replica may not know of them yet
-        self._tasks = Task.objects.using(alias).in_bulk([one["task"] for one in news])
+        tasks = [one["task"] for one in news]
         ended = [one["completed"] for one in news if one["completed"]]
-        self._completed = CompletedTask.objects.using(alias).in_bulk(ended)
+        self._tasks: dict[int, Any] = {}
+        self._completed: dict[int, Any] = {}
+        try:
+            self._tasks = Task.objects.using(alias).in_bulk(tasks)
+            self._completed = CompletedTask.objects.using(alias).in_bulk(ended)
+        except Exception as error:
+            if len(news) > 1 or not is_unreadable(error):
+                raise  # they are told of one by one, later
+            say_no_values(error)
+            logger.error("The row of task %s can't be read: %s", *tasks, error)
 
     def tell(self, task: int, completed: int | None, error: str | None) -> None:
         """Send the signals of one try; of rows that are gone there is nothing to tell.
 
-        They have been deleted since, or tried again to their end.
+        They have been deleted since, or tried again to their end; or can't be read.
         """
         from . import books
 

@@ -266,8 +266,8 @@ class Depths:
         """Have it asked again if it is time, and wait so many seconds for it."""
         with self._changed:
             if not self._asking and time.monotonic() >= self._fresh_until:
-                self._asking = True
                 threading.Thread(target=self._ask, daemon=True).start()
+                self._asking = True  # it waits for us before it says that it has done
             if not self._changed.wait_for(lambda: not self._asking, patience):
                 self._known = None  # it hangs
 

@@ -14,7 +14,7 @@ from . import clock, resources
 from .aide import Backoff
 from .child import Child
 from .job import Job, Limits
-from .outcome import Succeeded
+from .outcome import OutOfMemory, Succeeded
 from .slots import Slots
 
 logger = logging.getLogger("background_task.supervisor")
@@ -41,6 +41,7 @@ class Announcer:
         self._child: Child | None = None
         self._announced = 0  # of what the child was given
         self._given = 0
+        self._most = _MOST
 
     @property
     def busy(self) -> bool:
@@ -71,7 +72,7 @@ class Announcer:
         return [one["task"] for one in self._news]
 
     def _start(self) -> None:
-        batch = list(islice(self._news, _MOST))
+        batch = list(islice(self._news, self._most))
         self._given, self._announced = len(batch), 0
         job = Job(
             id=None,
@@ -87,6 +88,8 @@ class Announcer:
             self._has_to_wait(resources.explained(error))
 
     def _has_to_wait(self, why: object) -> None:
+        """Try again later, with one alone: all of them may have been too many."""
+        self._most = 1
         self._backoff.failed()
         logger.error("Announcing the end of %s tries has to wait: %s", self._given, why)
 
@@ -103,9 +106,12 @@ class Announcer:
 
     def _learn_from(self, child: Child) -> None:
         outcome = child.outcome()
+        never_began = child.progress is None
+        is_too_large = isinstance(outcome, OutOfMemory) and self._given == 1
         if outcome == Succeeded():
+            self._most = min(2 * self._most, _MOST)
             self._backoff.succeeded()
-        elif child.progress is None:  # it never got to the first one
+        elif never_began and not is_too_large:
             self._has_to_wait(outcome)
         elif self._announced < self._given:
             task = self._news.popleft()["task"]

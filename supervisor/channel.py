@@ -2,6 +2,7 @@
 
 import array
 import contextlib
+import errno
 import json
 import math
 import os
@@ -14,6 +15,12 @@ from typing import Any
 Message = dict[str, Any]
 
 _CHUNK = 65_536
+# What sending says when there is no room now: in the socket, for descriptors that are
+# under way, in the memory that the kernel may take for us.
+_NO_ROOM = {
+    *(errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR),
+    *(errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS),
+}
 _ROOM_FOR_FDS = socket.CMSG_SPACE(64 * array.array("i").itemsize)
 
 
@@ -63,15 +70,20 @@ class Channel:
             data, fds = self._outgoing.popleft()
             try:
                 sent = self._socket.sendmsg([data], _rights(fds))
-            except (BlockingIOError, InterruptedError):
-                self._outgoing.appendleft((data, fds))
-                return
-            except OSError:  # the peer is gone: nobody is left to read it
-                _close_all(fds)
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    self._outgoing.appendleft((data, fds))
+                    return
+                _close_all(fds)  # the peer is gone: nobody is left to read it
                 continue
             _close_all(fds)  # they travel with the first byte
             if sent < len(data):
                 self._outgoing.appendleft((data[sent:], []))
+
+    def wait(self) -> None:
+        """Wait until the peer has said something, or is gone; send what is waiting."""
+        wait([self], [self] if self.waiting_to_send else [])
+        self.flush()
 
     def receive(self, most: int = 1 << 20) -> list[Message]:
         """Return the whole messages that have arrived, reading at most `most` bytes.

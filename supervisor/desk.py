@@ -518,7 +518,7 @@ class Desk:
         """Say it and wait until it has been read: then the supervisor hangs up."""
         self._channel.send(kind, text=text)
         while not self._channel.ended:
-            wait([self._channel])
+            self._channel.wait()
             said = [message["kind"] for message in self._channel.receive()]
             self._leaving = self._leaving or "leave" in said
 

@@ -141,8 +141,7 @@ def _launch_from_template(channel: Channel, project: Project) -> None:
 
 def _wait_for_the_end(channel: Channel) -> None:
     while not channel.ended:
-        wait([channel], [channel] if channel.waiting_to_send else [])
-        channel.flush()
+        channel.wait()
         channel.receive()
 
 

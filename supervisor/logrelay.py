@@ -17,8 +17,9 @@ _LAST_WAIT = 2.0  # seconds for what is still to be written at the end
 class LogRelay:
     """Hands the records of a logger to a thread that writes them.
 
-    A full log pipe then stops that thread and not the limits; what finds no room is
-    dropped and counted.
+    And those of the loggers below it, whose handlers would be called right here. A full
+    log pipe then stops that thread and not the limits; what finds no room is dropped
+    and counted.
     """
 
     def __init__(self, name: str) -> None:
@@ -26,14 +27,18 @@ class LogRelay:
         self._records: queue.Queue[logging.LogRecord | None] = queue.Queue(_ROOM)
         self._handler = _Dropping(self._records)
         self._leaving = False
+        # What the loggers had before: their handlers, and whether they propagate.
+        self._before: dict[logging.Logger, tuple[list[logging.Handler], bool]] = {}
         self._thread = threading.Thread(
             target=self._write, name="log relay", daemon=True
         )
 
     def __enter__(self) -> Self:
-        self._handlers = self._logger.handlers
-        self._propagate = self._logger.propagate
+        for logger in (self._logger, *_loggers_below(self._logger.name)):
+            self._before[logger] = logger.handlers, logger.propagate
         self._thread.start()
+        for logger in self._before:
+            logger.handlers, logger.propagate = [], True
         self._logger.handlers = [self._handler]
         self._logger.propagate = False
         return self
@@ -44,8 +49,8 @@ class LogRelay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._logger.handlers = self._handlers
-        self._logger.propagate = self._propagate
+        for logger, (handlers, propagates) in self._before.items():
+            logger.handlers, logger.propagate = handlers, propagates
         with contextlib.suppress(queue.Full):  # nobody reads the log
             self._records.put(None, timeout=_LAST_WAIT)
         self._thread.join(_LAST_WAIT)
@@ -55,7 +60,7 @@ class LogRelay:
     def _write(self) -> None:
         """Write the records where they would have gone. Runs in the thread."""
         while not self._leaving and (record := self._records.get()) is not None:
-            for handler in self._destinations():
+            for handler in self._destinations(logging.getLogger(record.name)):
                 if record.levelno < handler.level:
                     continue
                 try:
@@ -72,15 +77,28 @@ class LogRelay:
             data = line.encode(errors="backslashreplace")
             write_in_pieces(stream, data, lambda: self._leaving)
 
-    def _destinations(self) -> list[logging.Handler]:
-        handlers = list(self._handlers)
-        above = self._logger.parent if self._propagate else None
+    def _destinations(self, logger: logging.Logger) -> list[logging.Handler]:
+        """Return the handlers that a logger's records would have gone to."""
+        found: list[logging.Handler] = []
+        above: logging.Logger | None = logger
         while above is not None:
-            handlers.extend(above.handlers)
-            above = above.parent if above.propagate else None
-        if not handlers and logging.lastResort is not None:
-            handlers.append(logging.lastResort)
-        return handlers
+            handlers, propagates = self._before.get(
+                above, (above.handlers, above.propagate)
+            )
+            found.extend(handlers)
+            above = above.parent if propagates else None
+        if not found and logging.lastResort is not None:
+            found.append(logging.lastResort)
+        return found
+
+
+def _loggers_below(name: str) -> list[logging.Logger]:
+    known = dict(logging.root.manager.loggerDict)
+    return [
+        logger
+        for below, logger in known.items()
+        if below.startswith(f"{name}.") and isinstance(logger, logging.Logger)
+    ]
 
 
 def _pipe_of(handler: logging.Handler) -> int | None:

@@ -53,15 +53,20 @@ def of_process(pid: int) -> int:
 
 
 def _share_of_heap(pid: int) -> int:
-    return (_shares(pid) or {}).get("Pss_Anon", 0)
+    shares = _shares(pid)
+    return 0 if shares is None else shares["Pss_Anon"]
 
 
 def _shares(pid: int) -> dict[str, int] | None:
-    """Return the kernel's count of a process's shares; None where there is none."""
+    """Return the kernel's count of a process's shares; None where there is none.
+
+    Before Linux 5.3 it does not tell of what kind they are.
+    """
     try:
         with open(f"{ROOT}/{pid}/smaps_rollup", encoding="ascii") as file:
             lines = file.read().splitlines()[1:]
     except OSError:
         return None
     sizes = (line.split() for line in lines)
-    return {name.rstrip(":"): int(size) * 1024 for name, size, _ in sizes}
+    shares = {name.rstrip(":"): int(size) * 1024 for name, size, _ in sizes}
+    return shares if "Pss_Anon" in shares else None

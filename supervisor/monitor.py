@@ -17,7 +17,7 @@ from setproctitle import setproctitle
 
 from . import clock, spawning
 from .aide import Aide
-from .channel import Channel, Message, wait
+from .channel import Channel, Message
 from .condition import Condition
 from .entry import flush, named
 from .httpd import Answer, Server, text
@@ -135,8 +135,7 @@ def _in_thread(target: Callable[..., None], *args: Any) -> None:
 def _hear(channel: Channel, board: "_Board") -> None:
     """Take in ticks until the supervisor is gone, then leave at once."""
     while not channel.ended:
-        wait([channel], [channel] if channel.waiting_to_send else [])
-        channel.flush()
+        channel.wait()
         if ticks := channel.receive():
             board.take(ticks)
             channel.send("heard")

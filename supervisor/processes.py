@@ -19,12 +19,16 @@ import psutil
 from .procfs import ROOT
 
 _PF_FORKNOEXEC = 0x40
+_LOOKS = 5  # at the children of a process whose threads end meanwhile
 
 # Every process of a runner carries this in its environment, what its tasks start too.
 MARK = "BACKGROUND_TASK_RUNNER"
 
 # What the titles of all our processes begin with.
 TITLE = "background_task:"
+
+# What opening a pid says if no process has it: the last two if a thread has.
+_NO_PROCESS = errno.ESRCH, errno.EINVAL, errno.ENOENT
 
 _LINUX = sys.platform == "linux"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -100,21 +104,24 @@ def is_alive(pid: int) -> bool:
 def children(pid: int) -> set[int]:
     """Return the direct children of a process, zombies included."""
     if not _LINUX:
-        try:
-            return {child.pid for child in psutil.Process(pid).children()}
-        except psutil.Error:
-            return set()
+        return _children_by_parent(pid)
     found: set[int] = set()
-    try:
-        for thread in os.listdir(f"{ROOT}/{pid}/task"):
-            path = f"{ROOT}/{pid}/task/{thread}/children"
-            with open(path, encoding="ascii") as file:
-                found.update(map(int, file.read().split()))
-    except PermissionError:  # it is hidden
-        return found
-    except (FileNotFoundError, ProcessLookupError):  # it, or a thread of it, ended
-        if not os.path.exists(f"{ROOT}/{os.getpid()}/task/{os.getpid()}/children"):
-            return _children_by_parent(pid)  # a kernel without PROC_CHILDREN
+    for _ in range(_LOOKS):
+        try:
+            for thread in os.listdir(f"{ROOT}/{pid}/task"):
+                path = f"{ROOT}/{pid}/task/{thread}/children"
+                with open(path, encoding="ascii") as file:
+                    found.update(map(int, file.read().split()))
+        except PermissionError:  # it is hidden
+            return found
+        except (FileNotFoundError, ProcessLookupError):
+            if not os.path.exists(f"{ROOT}/{os.getpid()}/task/{os.getpid()}/children"):
+                return _children_by_parent(pid)  # a kernel without PROC_CHILDREN
+            if not os.path.exists(f"{ROOT}/{pid}"):
+                return found
+            # A thread has ended, and another one has its children now.
+        else:
+            return found
     return found
 
 
@@ -248,8 +255,10 @@ def kill_supervisor(pid: int, start: int) -> None:
     """
     try:
         pidfd = handle(pid)
-    except ProcessLookupError:
-        return  # it is gone: that is what was wanted
+    except OSError as error:
+        if error.errno in _NO_PROCESS:  # it is gone: that is what was wanted
+            return
+        raise
     try:
         if started(pid) == start and _title(pid).startswith(TITLE):
             send_signal(pid, pidfd, signal.SIGKILL)

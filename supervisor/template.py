@@ -197,7 +197,11 @@ def doubts(channel: Channel) -> list[str]:
 
 def _sockets(channel: Channel) -> list[str]:
     found = []
-    for connection in psutil.Process().net_connections(kind="all"):
+    try:
+        connections = psutil.Process().net_connections(kind="all")
+    except (psutil.Error, OSError, RuntimeError):  # /proc/net tells nothing
+        return []
+    for connection in connections:
         if connection.fd not in (channel.fileno(), -1):
             peer: Any = connection.raddr or connection.laddr or "a socket pair"
             where = ":".join(map(str, peer)) if isinstance(peer, tuple) else peer

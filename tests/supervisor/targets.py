@@ -30,6 +30,8 @@ def announce(news, context):
     if vice == "not loaded" and not os.path.exists(path):
         write([path, "not loaded"], context)
         raise OSError("the rows are out of reach")
+    if vice == "too much" and (len(news) > 1 or news[0]["task"] == int(at_task)):
+        hold_memory([200 * 2**20, 600], context)
     context.progress(0)
     for number, one in enumerate(news, 1):
         write([path, f"{one['task']} {one['says']}".strip()], context)

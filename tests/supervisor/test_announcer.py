@@ -113,6 +113,21 @@ def test_rows_that_cannot_be_loaded_are_announced_later(start, told):
     assert "Announcing the end of 1 tries has to wait" in run.log
 
 
+def test_rows_that_are_too_much_at_once_are_announced_one_by_one(start, told):
+    """One that is too much by itself is told of to nobody, and holds up no others."""
+    run = start(
+        *[job("succeed") for _ in range(6)],
+        project=announcing(told, "too much", at_task=2),
+        announcer={"memory": 100 * 1024**2, "seconds": 30.0},
+        until_empty=True,
+        tasks_per_process=6,
+    )
+
+    assert run.finish() == 0, run.log
+    assert sorted(lines(told)) == ["1", "3", "4", "5", "6"]
+    assert "Announcing the end of task 2 failed" in run.log
+
+
 def test_receivers_that_take_too_long_are_stopped_and_the_rest_is_announced(
     start, told
 ):

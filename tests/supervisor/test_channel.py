@@ -4,6 +4,8 @@ import contextlib
 import os
 import resource
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -46,6 +48,40 @@ def test_a_message_arrives_as_it_was_sent(ends):
     assert hearer.receive() == [
         {"kind": "report", "error": "line\nbreak \x00 \N{SNOWMAN}", "at": 1.5}
     ]
+
+
+SEND_TOO_MANY_DESCRIPTORS = """
+import os, resource
+from background_task.supervisor.channel import Channel, pair
+
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+speaker, hearer = map(Channel, pair())
+for number in range(200):
+    speaker.send("n", fds=[os.open(os.devnull, os.O_RDONLY)], number=number)
+    if speaker.waiting_to_send:
+        break
+print("waits" if speaker.waiting_to_send else "all sent")
+heard = []
+while len(heard) <= number:
+    heard += hearer.receive()
+    for message in heard:
+        for fd in message.pop("fds", []):
+            os.close(fd)
+    speaker.flush()
+print([message["number"] for message in heard] == list(range(number + 1)))
+speaker.close()
+hearer.close()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_what_the_kernel_has_no_room_for_is_sent_later():
+    """More descriptors under way than a user may have, say."""
+    command = [sys.executable, "-W", "error", "-c", SEND_TOO_MANY_DESCRIPTORS]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert (said.stdout, said.stderr) == ("waits\nTrue\n", "")
 
 
 def test_messages_arrive_in_order(ends):

@@ -85,6 +85,40 @@ def test_afterwards_the_logger_is_as_before(logger, handler):
     assert "log relay" not in [thread.name for thread in threading.enumerate()]
 
 
+@pytest.fixture
+def below():
+    """A logger below the one whose records are handed over, with a handler."""
+    below = logging.getLogger(f"{NAME}.below")
+    below.setLevel(logging.INFO)
+    below.addHandler(handler := Collecting())
+    yield below, handler
+    below.handlers = []
+    below.propagate = True
+
+
+def test_handlers_of_loggers_below_are_called_in_the_thread_too(handler, below):
+    logger, its_handler = below
+
+    with LogRelay(NAME):
+        logger.info("for both")
+
+    assert its_handler.lines == handler.lines == ["for both"]
+    assert its_handler.threads == {"log relay"}
+    assert logger.handlers == [its_handler]
+
+
+def test_what_does_not_propagate_from_below_stays_there(handler, below):
+    logger, its_handler = below
+    logger.propagate = False
+
+    with LogRelay(NAME):
+        logger.info("stays")
+
+    assert its_handler.lines == ["stays"]
+    assert handler.lines == []
+    assert not logger.propagate
+
+
 def test_levels_are_respected(logger):
     handler = Collecting(logging.ERROR)
     logger.addHandler(handler)

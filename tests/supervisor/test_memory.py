@@ -1,12 +1,13 @@
 """What a process tree holds is counted once, and only what it really holds."""
 
 import contextlib
+import os
 import subprocess
 import sys
 
 import pytest
 
-from background_task.supervisor import memory
+from background_task.supervisor import memory, processes
 
 MIB = 1024 * 1024
 
@@ -67,6 +68,23 @@ def test_what_its_children_hold_is_counted(holding):
     )
 
     assert 60 * MIB < memory.of_tree(holding(code)) < 140 * MIB
+
+
+def test_a_kernel_that_knows_shares_but_not_their_kinds_counts_all(
+    tmp_path, monkeypatch
+):
+    """As Linux did before 5.3."""
+    (tmp_path / f"{os.getpid()}").mkdir()
+    written = {
+        "smaps_rollup": "a line\nPss: 7 kB\nSwapPss: 1 kB",
+        "status": "RssAnon: 5",
+    }
+    for name, text in written.items():
+        (tmp_path / f"{os.getpid()}" / name).write_text(text)
+    monkeypatch.setattr(memory, "ROOT", str(tmp_path))
+    monkeypatch.setattr(processes, "tree", lambda pid: [pid])
+
+    assert memory.own_of_tree(os.getpid(), os.getpid()) == 5 * 1024
 
 
 def test_the_dead_hold_nothing():

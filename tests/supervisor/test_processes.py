@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 
 import psutil
@@ -209,6 +210,21 @@ def test_a_process_that_is_no_supervisor_any_more_is_spared(sleeper):
     processes.kill_supervisor(sleeper.pid, processes.started(sleeper.pid))
 
     assert sleeper.poll() is None
+
+
+@pytest.fixture
+def thread():
+    """A thread of this process, which has a number as processes have."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    yield thread
+    over.set()
+    thread.join()
+
+
+def test_a_thread_that_has_the_number_now_is_no_supervisor(thread):
+    processes.kill_supervisor(thread.native_id, 1)
 
 
 def test_killing_what_is_gone_is_nothing(gone):
