@@ -23,7 +23,7 @@ from django.db.models.functions import Coalesce
 from django.db.models.sql import UpdateQuery
 from django.utils import timezone
 
-from . import books, inuse, leases
+from . import books, inuse, leases, plans
 from .compiled import statement
 from .indexes import BY_NAME, BY_PRIORITY, BY_QUEUE, WAITING
 from .managers import TaskQuerySet
@@ -38,16 +38,7 @@ _last_claim: datetime | None = None
 
 # For a connection that claims. Before a burst of tasks has been analyzed PostgreSQL
 # thinks that next to nothing waits, and sorts it all: 100 ms for each 100,000 tasks.
-# What is off costs 1e10, and what costs so much is compiled first: 50 ms for a look at
-# one row, where a small table is best read whole.
-SESSION = {
-    "postgresql": (
-        "SET enable_sort = off",
-        "SET enable_bitmapscan = off",
-        "SET enable_seqscan = off",
-        "SET jit = off",
-    )
-}
+SESSION = {"postgresql": tuple(f"SET {setting} = off" for setting in plans.OFF)}
 
 _PLANNED = 50  # next tasks among which one of the queues served is looked for
 _SHOWN = 20  # unknown names that are told of

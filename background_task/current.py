@@ -12,7 +12,6 @@ _SAY_EVERY = 0.1  # seconds between two messages about progress
 class _Try(Protocol):
     """What is needed of the context in which a supervised task runs."""
 
-    claim: str
     deadline: float | None
 
     def progress(self, done: int, total: int | None, message: str) -> None: ...

@@ -23,7 +23,7 @@ class LeaseLost(Exception):
 def register(runner_id: str, lease: float, **about: Any) -> None:
     """Make a runner known, trusted for `lease` seconds; a known one is left alone.
 
-    `about` is what the row says of it: host, place, pid, pid_started, version.
+    `about` are the other columns of its row.
     """
     with transaction.atomic(using=_database()):
         if not _runners().filter(pk=runner_id).exists():

@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 
 HIDDEN = "••••••"
 
-_ANY_POSITION = inspect.Parameter.VAR_POSITIONAL
 _ANY_NAME = inspect.Parameter.VAR_KEYWORD
 _BY_POSITION = (
     inspect.Parameter.POSITIONAL_ONLY,

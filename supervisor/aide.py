@@ -15,6 +15,7 @@ from .watch import Watch
 logger = logging.getLogger("background_task.supervisor")
 
 _LONGEST_BACKOFF = 30.0  # seconds
+_PROVEN = 30.0  # seconds of life after which its death is not its last's
 _LOOK_EVERY = 0.02  # seconds, whether one that was asked to exit has
 
 
@@ -39,7 +40,7 @@ class Backoff:
 
 
 class Aide:
-    """A process that serves the supervisor's loop: the bookkeeper, or the launcher.
+    """A process that serves the supervisor's loop: bookkeeper, launcher or monitor.
 
     Its handle is the same for all its lives: when it dies, hangs or is frozen it is
     killed and started again.
@@ -95,6 +96,11 @@ class Aide:
         wait = self.backoff.failed() if pause else 0.0
         when = f" in {wait:g} s" if wait else ""
         logger.error("The %s %s; it is replaced%s", self.name, why, when)
+
+    def note_sign_of_life(self) -> None:
+        """It has said what it says while it is well: if for long, begin anew."""
+        if clock.now() >= self.started_at + _PROVEN:
+            self.backoff.succeeded()
 
     @property
     def up(self) -> bool:

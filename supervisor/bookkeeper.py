@@ -27,7 +27,6 @@ logger = logging.getLogger("background_task.supervisor")
 
 # It says one of them in every turn that is due to renew the lease.
 _SIGNS_OF_LIFE = {"lease", "unavailable"}
-_PROVEN = 30.0  # seconds of life after which its death is not its last's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +73,8 @@ class Bookkeeper(Aide):
 
     def _learn_of_queue(self, message: Message) -> None:
         match message:
-            case {"kind": "lease"} if clock.now() >= self.started_at + _PROVEN:
-                self.backoff.succeeded()
+            case {"kind": "lease"}:
+                self.note_sign_of_life()
             case {"kind": "turn", "dry": dry}:
                 self.dry = dry
             case {"kind": "unavailable", "error": str(error)}:

@@ -52,10 +52,10 @@ class DatabaseQueue:
     def __init__(
         self, environment: dict[str, Any], arguments: dict[str, Any], runner: Runner
     ) -> None:
-        """`arguments`: lease (s), rules (of LimitRules), reclaim_pids, and three lists.
+        """`arguments`: lease (s), slots, rules (of LimitRules), reclaim_pids, lists.
 
-        Those are the queues that are served (none: all), the `excluded` ones, and the
-        `pools`: queues with slots of their own.
+        The lists are the queues that are served (none: all), the `excluded` ones, and
+        the `pools`: queues with slots of their own.
         """
         execution.set_up(environment)
         signals.silence_model_signals()

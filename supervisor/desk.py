@@ -214,7 +214,7 @@ class Desk:
         return {pool: n for pool, n in self._credits.items() if n > 0}
 
     def _write_progress(self) -> None:
-        """Write how far tries are, each alone; what is in use waits a second."""
+        """Write how far tries are, each alone; what is in use waits for the next."""
         self._progress_at = clock.now() + _PROGRESS_EVERY
         for claim, told in list(self._progress.items()):
             try:

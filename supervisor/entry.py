@@ -44,8 +44,8 @@ class Context:
         self.claim = job.claim
         self.more = more  # another job may follow in this process
         self.deadline = deadline  # on `clock.now()`; None: no time limit
-        # Called with the reason ("time", "memory", "drain", ..., or "signal" when it
-        # was not the supervisor) and its text; the target may set another.
+        # Called with the reason ("time", "memory", "release", "cancel"; "signal" when
+        # it was not the supervisor) and its text; the target may set another.
         self.stop_with: Callable[[str, str], BaseException] = _stopped
         # Called before a process leaves of which `more` was said.
         self.leave_with: Callable[[], None] = _nothing

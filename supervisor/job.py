@@ -55,7 +55,7 @@ class Project:
     """How a fresh process becomes the user's project: dotted names and plain data."""
 
     prepare: str | None = None  # called once with the environment, before any job
-    discover: str | None = None  # returns names, listens, warnings
+    discover: str | None = None  # returns names, listens, ahead, warnings
     warm: str | None = None  # called once in a template, before it forks
     announce: str | None = None  # a job's target: its args are what queues call news
     environment: dict[str, Any] = field(default_factory=dict)

@@ -28,7 +28,6 @@ logger = logging.getLogger("background_task.supervisor")
 MAX_AGE = 30.0  # seconds that the last tick may be old, for the runner to be alive
 _PATIENCE = 10.0  # seconds for the monitor to answer a tick
 _START_TIMEOUT = 60.0  # seconds for its first word
-_PROVEN = 30.0  # seconds of life after which its death is not its last's
 _MOST_NOTES = 10_000  # not yet told, beyond which they are dropped and counted
 
 
@@ -93,8 +92,7 @@ class Monitor(Aide):
         messages = super().receive()
         if messages:
             self._asked_at = None
-            if clock.now() >= self.started_at + _PROVEN:
-                self.backoff.succeeded()
+            self.note_sign_of_life()
         return messages
 
     @property

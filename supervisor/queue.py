@@ -81,7 +81,8 @@ class Queue(Protocol):
     """Where tasks wait and where their ends are written. Knows no processes.
 
     Everything between `transaction()`'s begin and end happens together or not at all.
-    Any method may raise QueueUnavailable, and `open` QueueUnusable.
+    Any method may raise QueueUnavailable, those that are called at the start
+    QueueUnusable.
     """
 
     def open(self, *, register: bool) -> None:

@@ -17,10 +17,11 @@ class Sandbox:
     """What is set for each job of a process. Runs in it, in its main thread."""
 
     def __init__(self) -> None:
-        self._stack: int | None = None  # where it is written down
+        # Does this process answer the signal that asks where it is?
+        self.tells_its_stack = False
         self._cpu_before = 0.0
         self._folder = os.environ.get("TMPDIR")  # where a job has none of its own
-        self._niceness: int | None = None  # from before anything was added
+        self._is_nice = False
         self._data_limit: tuple[int, int] | None = None  # from before it was lowered
 
     def take(self, job: Job, fds: list[int], folder: str | None) -> None:
@@ -30,24 +31,20 @@ class Sandbox:
         files.
         """
         if len(fds) == 2:
-            self._stack = witness.begin(fds, self._stack)
+            witness.begin(*fds)
+            self.tells_its_stack = True
         _keep_temporary_files_in(folder or self._folder)
         self._cpu_before = _cpu()
         self._add_niceness(job.limits.nice)
         self._limit_data(job.limits)
-
-    @property
-    def tells_its_stack(self) -> bool:
-        """Does this process answer the signal that asks where it is?"""
-        return self._stack is not None
 
     def cpu(self) -> float:
         """Return the seconds of CPU that the job has taken, with its dead children."""
         return _cpu() - self._cpu_before
 
     def _add_niceness(self, nice: int) -> None:
-        if nice and self._niceness is None:
-            self._niceness = os.nice(0)
+        if nice and not self._is_nice:
+            self._is_nice = True
             os.nice(nice)
 
     def _limit_data(self, limits: Limits) -> None:

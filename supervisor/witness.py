@@ -71,12 +71,11 @@ def _anonymous_file() -> int:
         return os.dup(file.fileno())
 
 
-def begin(fds: list[int], former: int | None) -> int:
-    """Have stdout, stderr and the stack go there; return the stack's descriptor.
+def begin(output: int, stack: int) -> None:
+    """Have stdout and stderr go to one descriptor, and the stack to another.
 
-    Runs in the job's process. `former` is what an earlier job of it had.
+    Runs in the job's process, once: its later jobs write to the same.
     """
-    output, stack = fds
     with contextlib.suppress(AttributeError, OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -85,9 +84,6 @@ def begin(fds: list[int], former: int | None) -> int:
     os.close(output)
     faulthandler.enable(stack)
     faulthandler.register(STACK_SIGNAL, stack)
-    if former is not None:
-        os.close(former)
-    return stack
 
 
 def write_lines_at_once() -> None:

@@ -6,11 +6,12 @@ from django.db import connection
 from django.test import TestCase, TransactionTestCase
 
 from background_task import exceptions, execution, signals
+from background_task.outages import UNREADABLE
 from background_task.tasks import tasks
 from tests.app import misbehaving
 from tests.app import tasks as app_tasks
 
-from .tools import heard, make_task, receiver
+from .tools import heard, make_task, make_unreadable, receiver
 
 
 def context():
@@ -21,7 +22,7 @@ def context():
         more=False,
         permanent=False,
         session=lambda session: None,
-        progress=lambda done, total, message: None,
+        progress=lambda done, total=None, message="": None,
     )
 
 
@@ -161,3 +162,25 @@ class ExecuteTests(TransactionTestCase):
         execution.execute(arguments("tests.app.tasks.note"), context())
 
         self.assertIsNone(connection.connection)
+
+
+class AnnounceTests(TransactionTestCase):
+    def test_a_row_that_cannot_be_read_keeps_nobody_else_from_being_told(self):
+        good, bad = make_task(), make_task()
+        make_unreadable(bad)
+        first, second = (
+            {"task": task.pk, "completed": None, "error": None} for task in (good, bad)
+        )
+
+        with self.assertRaises(UNREADABLE):  # they are told of one by one, then
+            execution.announce([first, second], context())
+        with (
+            heard() as calls,
+            self.assertLogs("background_task.tasks", "WARNING") as logs,
+        ):
+            execution.announce([second], context())
+            execution.announce([first], context())
+
+        told = [named["task"].pk for name, _, named in calls if "task" in named]
+        self.assertEqual(told, [good.pk])
+        self.assertIn(f"The row of task {bad.pk} can't be read", logs.output[0])

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from background_task import probe
 from background_task.supervisor import monitor
 from background_task.supervisor.channel import Channel, pair
 from background_task.supervisor.condition import Condition
@@ -113,3 +114,7 @@ def test_metrics_tell_nobody_why_the_project_cannot_be_set_up(caplog):
     assert status == 500
     assert b"s3cret" not in body
     assert "s3cret" in caplog.text
+
+
+def test_without_django_the_probe_takes_the_same_age_for_dead():
+    assert probe.MAX_AGE == monitor.MAX_AGE
