@@ -15,7 +15,9 @@
 # For your own project, leave out what is the example's alone: `migrate` and the SQLite
 # file that it makes belong to no image, but to a step of the deploy (and then nothing
 # has to be writable: no chown). Install your requirements in place of '.[example]', and
-# add to CMD a --memory-limit that fits --memory.
+# add to CMD a --memory-limit that fits --memory. For one image that web, migrate and
+# worker share, as in docs/deploy/compose.yaml, leave ENTRYPOINT out: its list begins the
+# worker's `command:` there.
 FROM python:3.13-slim
 
 ENV PYTHONUNBUFFERED=1

@@ -72,7 +72,7 @@ class Stopping:
             return
         timeout = self._options.drain_timeout
         what_runs = f"what runs has {timeout:g} s to finish"
-        what_runs += "; a second request stops it at once"
+        what_runs += "; a SIGTERM from now on stops it at once"
         self._move_to(now + timeout, f"{asked}: {what_runs}")
 
     def fail(self, text: str) -> None:
