@@ -182,9 +182,12 @@ def awake(served: Served) -> Served:
 
 
 def without(served: Served, targets: Collection[str]) -> Served:
-    """Return these queues but for the targets of pauses."""
-    queues = [target for target in targets if target != EVERY_QUEUE]
-    rest = served.but([queue_of(target) for target in queues])
+    """Return these queues but for the targets of pauses.
+
+    NO_QUEUE is of NULL and of "", which 1.2.8 has written for `queue=""`.
+    """
+    queues: set[str | None] = {target for target in targets if target != EVERY_QUEUE}
+    rest = served.but(queues | ({None} if NO_QUEUE in queues else set()))
     return replace(rest, nothing=EVERY_QUEUE in targets)
 
 

@@ -47,13 +47,18 @@ class Diagnosis:
         return self.state.label
 
 
-def diagnose(seen: Dashboard) -> list[Diagnosis]:
-    """Return what is to be said, the worst first; at least one, if all is well."""
+def diagnose(
+    seen: Dashboard, *, tries: bool = True, runners: bool = True
+) -> list[Diagnosis]:
+    """Return what is to be said, the worst first; at least one, if all is well.
+
+    To one who may see `tries`, or not, and `runners`, whose tables are below, or not.
+    """
     return [
-        *_of_runners(seen),
+        *_of_runners(seen, are_shown=runners),
         *_of_a_pause_of_all(seen),
         *_of_names(seen),
-        *_of_failures(seen),
+        *(_of_failures(seen) if tries else ()),
         *_of_backlog(seen),
         *_of_pauses(seen),
     ] or [_healthy(seen)]
@@ -65,7 +70,7 @@ def _healthy(seen: Dashboard) -> Diagnosis:
     return Diagnosis(State.HEALTHY, _tasks_due(seen.depth.due))
 
 
-def _of_runners(seen: Dashboard) -> Iterator[Diagnosis]:
+def _of_runners(seen: Dashboard, *, are_shown: bool) -> Iterator[Diagnosis]:
     due = _tasks_due(seen.depth.due) if seen.depth.due else _("What comes will wait.")
     command = "python manage.py process_tasks"
     if not seen.runners:
@@ -81,12 +86,10 @@ def _of_runners(seen: Dashboard) -> Iterator[Diagnosis]:
         if silent:
             text = _("No runner has been heard of for %s.")
             sentence = text % duration(min(silent))
-        yield Diagnosis(
-            State.NO_RUNNER,
-            f"{sentence} {due}",
-            _("Look at their hosts below and at what they logged, or start one:"),
-            command,
-        )
+        advice = _("Look at their hosts below and at what they logged, or start one:")
+        if not are_shown:
+            advice = _("Look at their hosts and at what they logged, or start one:")
+        yield Diagnosis(State.NO_RUNNER, f"{sentence} {due}", advice, command)
     elif not seen.claiming:
         yield Diagnosis(
             State.NO_RUNNER,

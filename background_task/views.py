@@ -42,7 +42,9 @@ def see(request: HttpRequest, site: admin.AdminSite) -> HttpResponse:
     if not may.see_tasks:
         raise PermissionDenied
     seen = dashboard.look()
-    worst, *others = diagnosis.diagnose(seen)
+    worst, *others = diagnosis.diagnose(
+        seen, tries=may.see_tries, runners=may.see_runners
+    )
     context = {"seen": seen, "worst": worst, "others": others, "may": may}
     context |= {"limits": dashboard, "every_queue": control.EVERY_QUEUE}
     if "live" in request.GET:

@@ -188,8 +188,8 @@ class Tally:
         if self.gone:
             said.append(
                 ngettext(
-                    "%d had gone: it has ended",
-                    "%d had gone: they have ended",
+                    "%d is not here any more",
+                    "%d are not here any more",
                     self.gone,
                 )
                 % self.gone

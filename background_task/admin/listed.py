@@ -32,6 +32,7 @@ from .quick import Quick
 SHOWN_AS = {
     "task_name": "named",
     "task_params": "arguments",
+    "task_hash": "shown_hash",
     "run_at": "planned_at",
     "failed_at": "failed",
     "locked_by": "holder",
@@ -79,6 +80,13 @@ class Listed(Quick):
         shown = (name if name in edited else _shown_as(name) for name in columns)
         return list(dict.fromkeys(shown))
 
+    def get_search_fields(self, request: HttpRequest) -> Any:
+        """Leave out of a project's own what would tell arguments by being found."""
+        fields = list(super().get_search_fields(request))
+        if fields == SEARCHED:
+            return fields
+        return [name for name in fields if not _tells_arguments(name.lstrip("^=@"))]
+
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
@@ -93,7 +101,7 @@ class Listed(Quick):
         self, lookup: str, value: str, request: HttpRequest | None = None
     ) -> bool:
         """Refuse an address that asks which arguments there are: it would tell them."""
-        if lookup.partition("__")[0] in ("task_params", "task_hash"):
+        if _tells_arguments(lookup):
             return False
         return bool(super().lookup_allowed(lookup, value, request))  # type: ignore[arg-type]
 
@@ -129,6 +137,11 @@ class Listed(Quick):
         text = redaction.params_text(task.task_name, task.task_params)
         short = Truncator(text).chars(LONGEST_ARGUMENTS)
         return format_html('<code title="{}">{}</code>', pages.title(text), short)
+
+    @admin.display(description=_("task hash"), ordering="task_hash")
+    def shown_hash(self, task: BaseTask) -> str | None:
+        """Show the hash; None, which is a dash, where it would help to guess."""
+        return None if is_redacted(task) else task.task_hash
 
     @admin.display(description=_("run at"), ordering="run_at")
     def planned_at(self, task: BaseTask) -> str | None:
@@ -183,6 +196,10 @@ class Listed(Quick):
     def outcome(self, task: Any) -> str | None:
         """Say how the last try ended."""
         return pages.outcome_badge(_last_try(task))
+
+
+def _tells_arguments(lookup: str) -> bool:
+    return lookup.partition("__")[0] in ("task_params", "task_hash")
 
 
 def is_redacted(task: BaseTask) -> bool:

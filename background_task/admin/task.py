@@ -147,5 +147,5 @@ class TaskAdmin(Listed):
         if "run_at" in form.changed_data:
             obj.repeat_from = None  # from then on, repeats are counted from there
         else:
-            written.discard("repeat_from")
+            written -= {"run_at", "repeat_from"}
         obj.save(update_fields=written - {"id", *CLAIM})

@@ -19,7 +19,7 @@ from background_task.status import Unregistered
 from .counts import COUNTED, Count
 from .depth import QUEUES, Depth, Queue, ask_depth
 from .kept import Kept
-from .runners import Running, Seen, ask_runners, ask_running, ask_strangers
+from .runners import ROWS, Running, Seen, ask_runners, ask_running, ask_strangers
 from .tries import TRIES, Tries, ask_tries
 
 __all__ = [
@@ -66,6 +66,16 @@ class Dashboard:
     def slots(self) -> int:
         """How many tasks the living runners run at a time, as far as they say."""
         return sum(runner.row.slots or 0 for runner in self.alive)
+
+    @property
+    def shown_runners(self) -> list[Seen]:
+        """The runners in the table."""
+        return self.runners[:ROWS]
+
+    @property
+    def more_runners(self) -> int:
+        """How many runners are not in the table."""
+        return len(self.runners) - len(self.shown_runners)
 
     @property
     def more(self) -> int:

@@ -14,7 +14,8 @@ from background_task.models import Control, Runner, Task
 
 from .counts import Count
 
-ROWS = 100  # of what runs, and of runners
+ROWS = 100  # of what runs, and of runners, that are shown
+_RUNNERS = 2_000  # that are read: all of them, unless something has gone wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def ask_runners(asked: Iterable[Control]) -> list[Seen]:
             silent=leases.silent(row),
             drained_by=drained.get(row.pk),
         )
-        for row in rows[:ROWS]
+        for row in rows[:_RUNNERS]
     ]
 
 

@@ -201,6 +201,26 @@ class AdminTests(TestCase):
             task.refresh_from_db()
             self.assertEqual((task.priority, task.repeat_from), (9, repeat_from))
 
+    def test_a_form_that_was_opened_before_a_retry_leaves_its_moment_alone(self):
+        task = make_task(repeat=Task.DAILY, run_at=timezone.now() - timedelta(hours=1))
+        address = self.address(Task, "change", task.pk)
+        page = self.client.get(address).content.decode()
+        given = re.findall(r'name="((?:initial-)?run_at_[01])" value="([^"]+)"', page)
+        backed_off, planned = timezone.now() + timedelta(hours=5), task.run_at
+        Task.objects.update(run_at=backed_off, repeat_from=planned, attempts=1)
+        form = self.client.get(address).context["adminform"].form
+        values = {name: form[name].value() for name in form.fields}
+        values = {n: "" if v is None else v for n, v in values.items()} | dict(given)
+        values |= {"repeat_until_0": "", "repeat_until_1": "", "priority": 9}
+        del values["run_at"]
+
+        self.assertEqual(self.client.post(address, values).status_code, 302)
+
+        self.assertEqual(len(given), 4)
+        task.refresh_from_db()
+        self.assertEqual((task.priority, task.run_at), (9, backed_off))
+        self.assertEqual(task.repeat_from, planned)
+
     def test_tasks_are_deleted(self):
         for model in (Task, CompletedTask):
             task = make_task()
@@ -284,6 +304,29 @@ class AdminTests(TestCase):
 
         self.assertLessEqual({"inc_priority", "dec_priority"}, set(actions))
         self.assertEqual(site._registry[Task].check(), [])
+
+    def test_what_is_redacted_is_not_found_by_search_fields_of_a_projects_own(self):
+        secret = make_task("nobody.here.knows_it", ("ann", "letmein"))
+        open_ = make_task("tests.app.tasks.note", ("letmein",), queue="mail")
+        registered = admin.site._registry[Task]
+        fields = [*registered.search_fields, "queue", "=task_hash"]
+        columns = ["task_name", "task_hash"]
+
+        with (
+            patch.object(registered, "search_fields", fields),
+            patch.object(registered, "list_display", columns),
+        ):
+            address = self.address(Task, "changelist")
+            pages = [
+                self.client.get(address, {"q": text}).context["cl"]
+                for text in ("letme", secret.task_hash, "mail")
+            ]
+            listed = self.client.get(address)
+
+        found = [[row.pk for row in page.result_list] for page in pages]
+        self.assertEqual(found, [[], [], [open_.pk]])
+        self.assertContains(listed, open_.task_hash)
+        self.assertNotContains(listed, secret.task_hash)
 
     def test_projects_may_have_columns_edited_in_the_list(self):
         registered = admin.site._registry[Task]

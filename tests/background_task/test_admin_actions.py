@@ -216,7 +216,7 @@ class ListTests(ActionTestCase):
     def test_what_has_gone_is_said(self):
         tally = actions.Tally(gone=2)
 
-        self.assertEqual(tally.text(actions.CANCEL), "2 had gone: they have ended.")
+        self.assertEqual(tally.text(actions.CANCEL), "2 are not here any more.")
         self.assertEqual(actions.Tally().text(actions.CANCEL), "0 cancelled.")
 
 
@@ -589,7 +589,9 @@ class PageTests(ActionTestCase):
         self.assertContains(page, "a-host 4711")
         self.assertContains(page, "1 min 5 s of at most 1 h<")
         self.assertContains(page, "50.0 MiB of at most 512 MiB")
-        self.assertContains(page, '<progress max="120" value="30">')
+        self.assertContains(
+            page, '<progress aria-label="Progress" max="120" value="30">'
+        )
         self.assertContains(page, "30 of 120 (25 %) so")
         self.assertContains(page, "by ann")
         self.assertContains(page, "Its first try runs")
@@ -598,7 +600,9 @@ class PageTests(ActionTestCase):
         make_claimed_task("shop.x")
         Task.objects.update(progress_done=1234)
 
-        self.assertContains(self.page(Task.objects.get()), "<progress></progress>")
+        self.assertContains(
+            self.page(Task.objects.get()), '<progress aria-label="Progress"></progress>'
+        )
 
     def test_what_is_due_is_not_said_to_run_next_ago(self):
         due, later = make_task(run_at=NOW), make_task(run_at=LATER)

@@ -1,21 +1,23 @@
 """The commands by which people look at tasks and act on them."""
 
+import copy
 import json
 from datetime import timedelta
 from io import StringIO
+from unittest import skipIf
 
 from django.core.management import CommandError, call_command
 from django.db import connection
-from django.test import TestCase
+from django.test import TestCase, TransactionTestCase
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from background_task import control, inuse
-from background_task.management.commands import _family, task_log
+from background_task.management.commands import _family, task_log, tasks_health
 from background_task.models import Attempt, CompletedTask, Control, Runner, Task
 
 from .test_status import make_completed
-from .tools import KNOWN, half_an_app, make_runner, make_task
+from .tools import KNOWN, half_an_app, make_runner, make_task, somebody_else
 
 
 class CommandTestCase(TestCase):
@@ -237,6 +239,20 @@ class HealthTests(CommandTestCase):
         self.assertIn("10000 is the most", text)
 
 
+@skipIf(connection.vendor == "sqlite", "it waits for no server")
+class ImpatienceTests(TransactionTestCase):
+    def test_later_connections_of_the_process_have_the_limits_of_before(self):
+        """As where a view calls it."""
+        connection.close()
+        before = copy.deepcopy(connection.settings_dict)
+
+        with tasks_health._impatient():
+            self.assertNotEqual(connection.settings_dict, before)
+
+        self.assertEqual(connection.settings_dict, before)
+        self.assertEqual(connection.execute_wrappers, [])
+
+
 class RetryTests(CommandTestCase):
     def completed(self, **columns):
         row = make_completed()
@@ -293,6 +309,19 @@ class RetryTests(CommandTestCase):
         self.assertEqual(now, (1, f"Task {running.pk} runs."))
         rows = self.refused("tasks_retry", "--completed", failed.pk)
         self.assertIn(f"Completed row {failed.pk} has succeeded, or is gone", rows[1])
+
+    def test_what_another_was_quicker_to_retry_is_told(self):
+        pk = self.id_of_old()
+        row = self.completed(task_id=pk)
+
+        with somebody_else(
+            lambda: control.retry([row.pk]),
+            before=lambda sql: sql.startswith("UPDATE") or "FOR UPDATE" in sql,
+        ):
+            refused = self.refused("tasks_retry", pk)
+
+        self.assertEqual(refused[0], 1)
+        self.assertIn(f"Task {pk} waits: tasks_retry --waiting", refused[1])
 
     def test_an_id_that_no_row_can_have_is_of_none(self):
         for option in ((), ("--waiting",)):
@@ -550,6 +579,12 @@ class DrainTests(CommandTestCase):
         self.assertIn("2 runners have an id that begins with ab", text)
         self.call("tasks_drain", "--host", "a-host")
         self.assertEqual(Control.objects.count(), 2)
+        with somebody_else(
+            Runner.objects.filter(pk="abc1").delete,
+            before=lambda sql: ' AS "a" FROM' in sql or " AS `a` FROM" in sql,
+        ):
+            gone = self.refused("tasks_drain", "abc")
+        self.assertEqual(gone, (1, "Gone meanwhile: abc1 (a-host 4711)"))
         self.assertEqual(self.refused("tasks_drain", "--host", "x")[0], 1)
         self.assertEqual(self.refused("tasks_drain")[0], 2)
         Runner.objects.all().delete()
@@ -632,7 +667,7 @@ class LogTests(CommandTestCase):
 
         self.assertIn("before it was ever tried: Cancelled by ann", never)
         self.assertIn("Try 1 lost", once)
-        self.assertIn("failed for good: Cancelled by ann", once)
+        self.assertIn(f"Task {tried.pk} has ended: Cancelled by ann", once)
 
 
 class ShownTests(TestCase):

@@ -14,6 +14,7 @@ from background_task import books, control
 from background_task.models import Attempt, CompletedTask, Control, Task
 from background_task.orders import OrderBook
 from background_task.pruning import prune
+from background_task.served import EVERYTHING
 from background_task.signals import task_failed
 from tests.app import misbehaving
 
@@ -321,6 +322,14 @@ class BusyTests(TransactionTestCase):
 
 
 class PausedTwiceTests(TestCase):
+    def test_a_pause_of_what_is_in_no_queue_is_one_of_an_empty_name_too(self):
+        """Which 1.2.8 has written for `queue=""`."""
+        control.pause(control.NO_QUEUE, "ann")
+
+        awake = control.awake(EVERYTHING)
+
+        self.assertEqual([queue in awake for queue in (None, "", "mail")], [0, 0, 1])
+
     def test_a_pause_that_stands_keeps_by_whom_it_is(self):
         paused = control.pause("mail", "bob"), control.pause("mail", "ann")
 

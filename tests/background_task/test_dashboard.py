@@ -58,6 +58,32 @@ class Forgetful(TestCase):
 
 
 class LookTests(Forgetful):
+    def test_runners_that_are_not_shown_count(self):
+        for n in range(102):
+            queues = ["rare"] if n == 0 else ["mail"]
+            make_telling_runner(f"runner {n}", queues=queues)
+        Runner.objects.filter(pk="runner 0").update(
+            trusted_until=timezone.now() + timedelta(seconds=1)
+        )
+        make_task(queue="rare")
+
+        seen = dashboard.look()
+
+        self.assertEqual((len(seen.alive), seen.slots), (102, 408))
+        self.assertEqual((len(seen.shown_runners), seen.more_runners), (100, 2))
+        self.assertNotIn("no-runner", self.states())
+
+    def test_who_may_not_see_tries_is_told_of_none(self):
+        make_telling_runner()
+        make_attempts(*["Failed"] * 8)
+
+        seen = dashboard.look()
+        (told,) = diagnosis.diagnose(seen)
+        (untold,) = diagnosis.diagnose(seen, tries=False)
+
+        self.assertEqual(told.state, diagnosis.State.FAILING)
+        self.assertEqual(untold.state, diagnosis.State.HEALTHY)
+
     def test_depth_and_the_age_of_the_oldest_are_told_by_queue(self):
         now = timezone.now()
         make_task(queue="mail", run_at=now - timedelta(hours=2))

@@ -2,9 +2,11 @@
 
 import threading
 from datetime import timedelta
+from io import StringIO
 from unittest import skipIf
 
 from django.core.checks import run_checks
+from django.core.management import call_command
 from django.db import connection, connections, transaction
 from django.test import TestCase, TransactionTestCase, override_settings
 from django.utils import timezone
@@ -116,11 +118,13 @@ class SideBySideTests(TransactionTestCase):
     def test_what_another_is_at_is_passed_over_without_waiting(self):
         rows = [ended(10, task_id=n) for n in (1, 2, 3)]
         tasks = prunable(timezone.now())
-        pruned = []
+        pruned, out = [], StringIO()
 
         def meanwhile():
             try:
                 pruned.append(prune(tasks).tasks)
+                told = {"stdout": out, "stderr": out}
+                call_command("tasks_prune", older_than=timedelta(0), **told)
             finally:
                 connections.close_all()
 
@@ -131,5 +135,7 @@ class SideBySideTests(TransactionTestCase):
             thread.join()
 
         self.assertEqual(pruned, [2])
+        self.assertIn("Removed, of what succeeded: 0", out.getvalue())
+        self.assertIn("or has locked it: ask again", out.getvalue())
         self.assertEqual(left(), {held.pk})
         self.assertEqual(Attempt.objects.get().task_id, 1)

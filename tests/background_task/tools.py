@@ -56,6 +56,22 @@ UNREADABLE = {
 }[connection.vendor]
 
 
+@contextmanager
+def somebody_else(does, before):
+    """Have somebody else do something, once, right before such a statement."""
+    begun = []
+
+    def meanwhile(execute, sql, params, many, context):
+        if before(sql) and not begun:
+            begun.append(sql)
+            does()
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(meanwhile):
+        yield
+    assert begun, "there was no such statement"
+
+
 def locked(task, by="r"):
     """Have a runner hold a task."""
     Task.objects.filter(pk=task.pk).update(locked_by=by, locked_at=timezone.now())

@@ -10,6 +10,7 @@ from tests.background_task.tools import model_pointing_at_tasks
 
 from .tools import (
     LifecycleTestCase,
+    command,
     completed,
     note,
     put,
@@ -92,6 +93,17 @@ class RefusedTests(LifecycleTestCase):
         self.assertNotIn("it is replaced", output)
         self.assertEqual(status, 0)
         note("the database refused the success", kept)
+
+    def test_task_run_says_that_it_was_run(self):
+        poisoned = misbehaving.unwind(str(self.journal), "poisoned", 0)
+
+        status, _, err = command("task_run", poisoned.pk)
+
+        self.assertEqual(status, 1)
+        self.assertRegex(
+            err, r"was run, and is given up in place\. It succeeded, but that could not"
+        )
+        self.assertEqual(self.journal.begun(), ["poisoned"])
 
     def test_a_failure_is_tried_again_and_abandoned_when_it_is_to_be_given_up(self):
         failing = put("unwind", "no such journal/", "poisoned", 0)

@@ -19,12 +19,13 @@ from django.core.management.base import (
 )
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import Error, OperationalError, ProgrammingError, connections, router
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from background_task import display, inuse
 from background_task.models import CompletedTask, Task, row_id
 from background_task.outages import is_passing
-from background_task.states import CANCELLED
+from background_task.states import State, state_of
 from background_task.tables import migrate_text
 
 EX_NOT = 1  # it is not so, or could not be done
@@ -200,10 +201,12 @@ def doing(pk: int) -> Doing:
         return "unknown"
     if found.task is not None:
         return "runs" if found.task.locked_by else "waits"
-    if found.row.failed_at is None:
-        return "succeeded"
-    is_cancelled = found.row.last_error.startswith(CANCELLED)
-    return "cancelled" if is_cancelled else "failed"
+    ended: dict[State, Doing] = {
+        State.DONE: "succeeded",
+        State.FAILED: "failed",
+        State.CANCELLED: "cancelled",
+    }
+    return ended[state_of(found.row, timezone.now())]
 
 
 def find_completed(pk: int) -> CompletedTask:

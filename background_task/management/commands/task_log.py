@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 from background_task import control, names
 from background_task.exceptions import last_line
 from background_task.models import Attempt, CompletedTask, Task
+from background_task.states import State, state_of
 
 from . import _live
 from ._family import EX_NOT, Family, add_by, by, find, moment
@@ -279,6 +280,8 @@ def _end(completed: CompletedTask) -> str:
         return _("Task %(id)s succeeded.") % about
     if completed.attempts == 0:
         return _("Task %(id)s has ended before it was ever tried: %(error)s") % about
+    if state_of(completed, timezone.now()) == State.CANCELLED:
+        return _("Task %(id)s has ended: %(error)s") % about
     return _("Task %(id)s failed for good: %(error)s") % about
 
 

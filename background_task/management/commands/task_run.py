@@ -9,11 +9,13 @@ from typing import Any
 from django.core.management import call_command
 from django.core.management.base import CommandError, CommandParser
 from django.db import router
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from background_task import control, display
 from background_task.exceptions import last_line
 from background_task.models import Attempt, CompletedTask, Runner, Task
+from background_task.states import State, state_of
 from background_task.supervisor.bookkeeper import Books
 from background_task.supervisor.evidence import Ended, Evidence
 from background_task.supervisor.outcome import Outcome, Released, Succeeded
@@ -243,14 +245,29 @@ def _recorded(task: Task, supervisor: Any) -> Attempt:
     tries = Attempt.of(task.pk, router.db_for_write(Task))
     attempt = tries.filter(runner_id=supervisor.runner.id).last()
     if attempt is None:
+        _check_abandoned(task)
         raise _not_run(supervisor, _("Stopped, and given back at no attempt's cost."))
     return attempt
 
 
+def _check_abandoned(task: Task) -> None:
+    """Raise CommandError if the task was run, and its end could not be recorded."""
+    rows = Task.objects.using(router.db_for_write(Task))
+    row = rows.filter(pk=task.pk).exclude(failed_at=None).first()
+    if row is not None:
+        text = _("Task %(task)s was run, and is given up in place. %(error)s")
+        about = {"task": task.with_id(), "error": last_line(row.last_error)}
+        raise CommandError(text % about, returncode=EX_NOT)
+
+
 def _what_follows(task: Task, attempt: Attempt) -> str:
-    waiting = find(task.pk).task
+    found = find(task.pk)
+    waiting = found.task
     figures = _figures(attempt.duration, attempt.peak_memory)
     about = {"task": task.with_id(), "figures": figures}
+    if state_of(found.row, timezone.now()) == State.CANCELLED:
+        about["error"] = last_line(found.row.last_error)
+        return _("Task %(task)s has ended%(figures)s. %(error)s") % about
     if waiting is None:
         return _("Task %(task)s has failed for good%(figures)s.") % about
     text = _("Task %(task)s has failed%(figures)s, and is tried again at %(at)s.")

@@ -32,13 +32,17 @@ class Command(Family):
         add_by(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        chosen = _chosen(status.runners(), options)
-        for runner in chosen:
+        gone = []
+        for runner in _chosen(status.runners(), options):
             about = {"id": runner.id[:8], "host": runner.host, "pid": runner.pid}
             if control.drain(runner.id, by(options)):
                 self.say(_("Asked to drain: %(id)s (%(host)s %(pid)d)") % about)
             else:
-                self.remark(_("Gone meanwhile: %(id)s (%(host)s %(pid)d)") % about)
+                gone.append(_("Gone meanwhile: %(id)s (%(host)s %(pid)d)") % about)
+        if gone and options["runners"]:
+            raise CommandError("\n".join(gone), returncode=EX_NOT)
+        for text in gone:
+            self.remark(text)
 
 
 def _chosen(runners: list[RunnerState], options: dict[str, Any]) -> list[RunnerState]:

@@ -1,5 +1,6 @@
 """`manage.py tasks_health`: is it well? An exit status for probes and cron."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -103,7 +104,8 @@ class Command(Family):
         ]
         return why, {
             "runners": sum(runner.is_serving for runner in runners),
-            "due": min(sum(queue.due for queue in due), status.MOST),
+            "due": sum(queue.due for queue in due),
+            "due_is_all": all(queue.due <= status.MOST for queue in due),
             "oldest_due_seconds": max((age for age, _queue in ages), default=None),
             "paused": [queue.name for queue in queues if queue.is_paused],
             "everything_paused": _pause_of_all(),
@@ -192,7 +194,7 @@ def _well(about: dict[str, Any]) -> str:
         return text + _paused_text(about)
     text = _("Well: runners: %(runners)d; due: %(due)s") % {
         "runners": about["runners"],
-        "due": about["due"],
+        "due": f"{about['due']}{'' if about['due_is_all'] else '+'}",
     }
     if about["oldest_due_seconds"] is not None:
         text += _(", the oldest for %(age)d s") % {"age": about["oldest_due_seconds"]}
@@ -216,6 +218,10 @@ def _impatient() -> Iterator[None]:
     if connection.connection is not None or connection.vendor == "sqlite":
         yield
         return
+    # Its own for a moment: the settings are those of all connections of this process.
+    everybodys = connection.settings_dict
+    wrappers = list(connection.execute_wrappers)
+    connection.settings_dict = copy.deepcopy(everybodys)
     waiting.limit(connection, _PATIENCE)
     try:
         connection.ensure_connection()
@@ -223,3 +229,5 @@ def _impatient() -> Iterator[None]:
         yield
     finally:
         connection.close()
+        connection.settings_dict = everybodys
+        connection.execute_wrappers[:] = wrappers

@@ -82,6 +82,10 @@ class Command(Family):
         while (pruned := pruning.prune(rows, batch)).tasks:
             tasks += pruned.tasks
             attempts += pruned.attempts
+        if pruned.reached is not None:
+            self.remark(
+                _("Somebody else is removing the rest, or has locked it: ask again.")
+            )
         return tasks, attempts
 
 

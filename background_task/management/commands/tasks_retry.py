@@ -72,19 +72,26 @@ class Command(Family):
             text = _("Would be due: %(n)d") if waiting else _("Would wait again: %(n)d")
             self.say(text % {"n": len(found)})
         else:
-            self._retry(found, options)
+            found = self._retry(found, options)
         why = [_why_not(pk, options) for pk in _missed(found, options)]
         if why:
             raise CommandError("\n".join(why), returncode=EX_NOT)
 
-    def _retry(self, found: dict[int, int | None], options: dict[str, Any]) -> None:
+    def _retry(
+        self, found: dict[int, int | None], options: dict[str, Any]
+    ) -> dict[int, int | None]:
+        """Return those that were: another may have been quicker."""
         if options["waiting"]:
-            self.say(_("Due now: %(n)d") % {"n": control.run_now(found)})
-            return
+            n = control.run_now(found)
+            self.say(_("Due now: %(n)d") % {"n": n})
+            if n == len(found):
+                return found
+            return dict(_waiting(options).values_list("pk", "pk"))
         new = control.retry(found)
         for row, pk in new.items():
             self.say(_again_text(row, found[row], pk))
         self.say(_("Waiting again: %(n)d") % {"n": len(new)})
+        return {row: found[row] for row in new}
 
 
 def _again_text(row: int, former: int | None, pk: int) -> str:
