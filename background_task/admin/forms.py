@@ -36,8 +36,8 @@ class TaskForm(ModelForm):
         if "run_at" in self.fields:
             # A try may fail and move it after the form was opened: what was not touched
             # must not be written back. Who has no page to post says no such value.
-            said = f"{self['run_at'].html_initial_name}_0" in self.data
-            self.fields["run_at"].show_hidden_initial = said or not self.is_bound
+            was_shown = f"{self['run_at'].html_initial_name}_0" in self.data
+            self.fields["run_at"].show_hidden_initial = was_shown or not self.is_bound
         field: Any = self.fields.get("repeat")
         seconds = self.instance.repeat
         if field is not None and seconds not in dict(Task.REPEAT_CHOICES):

@@ -1,7 +1,7 @@
 """How does a list stay quick, and tell what it shows, with a million rows?
 
-Nothing here reads all of a table: what is counted is estimated or has a limit, what is
-searched has an index, and a page costs the same number of queries however long it is.
+What is counted is estimated or has a limit, what is searched has an index, but for the
+names of attempts, and a page costs the same number of queries however long it is.
 """
 
 import re

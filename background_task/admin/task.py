@@ -4,6 +4,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
@@ -78,7 +79,7 @@ class TaskAdmin(Listed):
         return [action for action in self.allowed_actions(request) if action in fitting]
 
     def _get_obj_does_not_exist_redirect(
-        self, request: HttpRequest, opts: Any, object_id: str
+        self, request: HttpRequest, opts: Any, object_id: Any
     ) -> Any:
         """Lead to the completed row if the task has ended meanwhile.
 
@@ -112,6 +113,22 @@ class TaskAdmin(Listed):
         return reverse(name, args=[row.pk], current_app=self.admin_site.name)
 
     # The form
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        """Lead to what became of a task that ends while its form is being saved."""
+        try:
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        except DatabaseError:
+            pk = row_id(unquote(object_id or ""))
+            if not pk or self.get_queryset(request).filter(pk=pk).exists():
+                raise
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Leave out what runners write of a task that is yet to be made."""

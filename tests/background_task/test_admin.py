@@ -1,12 +1,19 @@
 import os
 import re
+import threading
 from datetime import UTC, datetime, timedelta
+from unittest import skipIf
 from unittest.mock import patch
 
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
-from django.db import connection
-from django.test import RequestFactory, TestCase, override_settings
+from django.db import connection, connections
+from django.test import (
+    RequestFactory,
+    TestCase,
+    TransactionTestCase,
+    override_settings,
+)
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
@@ -15,7 +22,7 @@ from background_task import books
 from background_task.admin import TaskAdmin
 from background_task.models import CompletedTask, Runner, Task
 
-from .tools import make_claimed_task, make_runner, make_task
+from .tools import make_claimed_task, make_runner, make_task, somebody_else
 
 NOW = timezone.now()
 
@@ -368,3 +375,38 @@ class AdminTests(TestCase):
     def priorities(self, *tasks):
         by_id = dict(Task.objects.values_list("pk", "priority"))
         return [by_id[task.pk] for task in tasks]
+
+
+@skipIf(connection.vendor == "sqlite", "there is one lock for all")
+class EndingTests(TransactionTestCase):
+    def test_one_that_ends_while_its_form_is_saved_is_led_from(self):
+        self.client.force_login(User.objects.create_superuser("root"))
+        task = make_task()
+        address = reverse("admin:background_task_task_change", args=[task.pk])
+        form = self.client.get(address).context["adminform"].form
+        values = {name: form[name].value() for name in form.fields}
+        values = {n: "" if v is None else v for n, v in values.items()}
+        moment = values.pop("run_at")
+        values |= {"run_at_0": moment.date(), "run_at_1": moment.time()}
+        values |= {"repeat_until_0": "", "repeat_until_1": "", "priority": 9}
+
+        def end():
+            task.create_completed_task()
+            task.delete()
+            connections.close_all()
+
+        def in_another_session():
+            thread = threading.Thread(target=end)
+            thread.start()
+            thread.join()
+
+        with somebody_else(
+            in_another_session, before=lambda sql: sql.startswith("UPDATE")
+        ):
+            answer = self.client.post(address, values)
+
+        completed = CompletedTask.objects.get()
+        place = reverse(
+            "admin:background_task_completedtask_change", args=[completed.pk]
+        )
+        self.assertRedirects(answer, place)

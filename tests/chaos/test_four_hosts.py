@@ -15,7 +15,7 @@ from .checker import Strike, violations
 from .hosts import may_have_hosts
 from .stage import stage
 
-HOSTS, TASKS, LEASE = 4, 200, 3.0
+HOSTS, TASKS, LEASE = 4, 200, 9.0
 OPTIONS = "--workers", 2, "--sleep", 1
 SECONDS = 0.1  # that a task takes
 

@@ -31,7 +31,7 @@ from .tools import (
     wait_until,
 )
 
-SHORT = {"BACKGROUND_TASK_LEASE": 6}
+SHORT = {"BACKGROUND_TASK_LEASE": 10}
 A_LEASE = 3  # renewals, one at each third of it
 # Processes that see no others, and are seen by them.
 ELSEWHERE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -96,7 +96,7 @@ class FrozenTests(LeaseTestCase):
             with supervised(settings=SHORT) as neighbour:
                 wait_until(lambda: Runner.objects.count() == 2)
                 self.freeze(psutil.Process(runner.pid))
-                wait_for_renewals(mine.id, 2 * A_LEASE)  # for longer than it lasts
+                wait_for_renewals(mine.id, A_LEASE + 1)  # for longer than it lasts
                 held = row(task)
                 self.thaw(psutil.Process(runner.pid))
                 wait_for_renewals(mine.id, 1)
@@ -336,7 +336,7 @@ class TimeZoneTests(LeaseTestCase):
             mine = Runner.objects.exclude(pk__in=others).get()
             left = mine.trusted_until - timezone.now()
             with supervised(settings=SHORT) as neighbour:
-                wait_for_renewals(mine.id, 2 * A_LEASE)
+                wait_for_renewals(mine.id, A_LEASE + 1)
                 wait_until(Attempt.objects.filter(task_id=lost.pk).exists)
                 self.go_on.touch()
                 done = completed(task)

@@ -67,7 +67,7 @@ def execute(*statements):
 
 
 class OutageTestCase(LifecycleTestCase):
-    def survive(self, leave, come_back, *, most_replaced=0, lease=30, **how):
+    def survive(self, leave, come_back, *, most_replaced=0, lease=30, limit=5, **how):
         """Have limits act, and tasks end, while the database is away.
 
         Returns the output of the runner, which said each thing once.
@@ -76,8 +76,9 @@ class OutageTestCase(LifecycleTestCase):
         finishing = misbehaving.wait_for(str(self.journal), "finishing", str(go_on))
         overrunning = misbehaving.work(str(self.journal), "overrunning", 600)
         waiting = [misbehaving.work(str(self.journal), f"waits {n}") for n in range(3)]
-        limit = {"BACKGROUND_TASK_OVERRIDES": {f"{NAME}.work": {"max_run_time": 5}}}
-        settings = {"BACKGROUND_TASK_LEASE": lease, **limit}
+        overrides = {f"{NAME}.work": {"max_run_time": limit}}
+        settings = {"BACKGROUND_TASK_OVERRIDES": overrides}
+        settings["BACKGROUND_TASK_LEASE"] = lease
         options = ("--workers", 2, "--sleep", 1)
         with supervised(*options, settings=settings, **how) as runner:
             pids = [self.journal.pid_of(one) for one in ("finishing", "overrunning")]
@@ -97,7 +98,7 @@ class OutageTestCase(LifecycleTestCase):
 
         self.assertEqual(began_away, [True, True])
         self.assertEqual(begun_meanwhile, 2)
-        self.assertIn("Stopped after 5 s", stopped.last_error)
+        self.assertIn(f"Stopped after {limit} s", stopped.last_error)
         self.assertEqual((stopped.attempts, stopped.locked_by), (1, None))
         self.assertEqual(
             [(one.attempts, one.failed_at) for one in done], [(1, None)] * 4
@@ -200,7 +201,7 @@ class MariaDBTests(OutageTestCase):
             connections["default"].close()
             self.server.stop()
 
-        output = self.survive(leave, self.server.start)
+        output = self.survive(leave, self.server.start, limit=12)
 
         self.assertRegex(output, f"{AWAY}: .*(2003|2006|2013|1053|1927)")
 

@@ -253,7 +253,9 @@ class ProbePortTests(LifecycleTestCase):
             for label in "cde":
                 misbehaving.work(str(self.journal), label, queue="mail")
             bad = misbehaving.fail("bad")
-            running = wait_until(lambda: sample(port, "running", queue="slow"))
+            running = wait_until(
+                lambda: sample(port, "running", queue="slow") == 2 and 2
+            )
             depth = wait_until(
                 lambda: sample(port, "queue_depth", queue="mail") == 3 and 3
             )

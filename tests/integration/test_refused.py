@@ -191,7 +191,7 @@ class MomentForgottenTests(LifecycleTestCase):
         go_on = self.folder / "go on"
         task = misbehaving.wait_for(str(self.journal), "it", str(go_on))
 
-        with supervised("--workers", 2, settings={"BACKGROUND_TASK_LEASE": 6}) as one:
+        with supervised("--workers", 2, settings={"BACKGROUND_TASK_LEASE": 10}) as one:
             self.journal.pid_of("it")
             Task.objects.update(locked_at=None)
             before = Runner.objects.get().trusted_until

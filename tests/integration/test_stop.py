@@ -99,9 +99,9 @@ class StopTests(LifecycleTestCase):
     def test_duration_waits_for_what_runs(self):
         running = self.waiting_task("running")
 
-        with supervised("--duration", 8, "--drain-timeout", 0) as runner:
+        with supervised("--duration", 20, "--drain-timeout", 0) as runner:
             self.journal.pid_of("running")
-            runner.says("--duration 8 s is over")
+            runner.says("--duration 20 s is over")
             self.signal_file.touch()
             status = runner.ended()
 

@@ -122,13 +122,13 @@ def test_a_launcher_is_not_taken_for_frozen_while_the_project_is_set_up(
     run = start(
         job("succeed"),
         project=project,
-        lease=3.0,
+        lease=9.0,
         until_empty=True,
         start_method=start_method,
     )
 
     # A launcher that is ready has to answer within a third of the lease.
-    run.wait_until(lambda: len(run.entries("renewed")) > 5)
+    run.wait_until(lambda: len(run.entries("renewed")) > 2)
     gate.touch()
 
     assert run.finish() == 0, run.log
@@ -346,7 +346,7 @@ def test_a_job_whose_end_cannot_be_recorded_at_all_is_abandoned(start):
 def test_a_job_that_cannot_even_be_abandoned_stops_no_other(start):
     run = start(*[job("succeed")] * 4, workers=2, queue={"doomed": [2]})
 
-    run.wait_until(lambda: all(run.endings(n) for n in (1, 3, 4)), timeout=10)
+    run.wait_until(lambda: all(run.endings(n) for n in (1, 3, 4)))
     bookkeeper = run.pid_of("bookkeeper")
     run.wait_for_log("Recording the end of 2:")
     run.send(signal.SIGTERM)
@@ -411,7 +411,7 @@ def test_one_that_begins_anew_looks_anew_for_what_is_due(start, pid, tmp_path):
 
 def test_when_the_lease_cannot_be_renewed_what_runs_is_released(start, pid, tmp_path):
     unwound = tmp_path / "unwound"
-    run = start(job("unwind", unwound, pid), lease=3.0, grace=0.5, drain_timeout=0.1)
+    run = start(job("unwind", unwound, pid), lease=9.0, grace=2.0, drain_timeout=0.1)
     task = begun(run, pid)
 
     with run.queue_down():
@@ -422,8 +422,8 @@ def test_when_the_lease_cannot_be_renewed_what_runs_is_released(start, pid, tmp_
     assert run.finish() == 0, run.log
     assert run.endings(1)[0] == "Released"
     says = run.entries("recorded", id=1)[0]["says"]
-    assert says == "Released: the lease of 3 s could not be renewed"
-    assert run.log.count("unwind): the lease of 3 s could not be renewed") == 1
+    assert says == "Released: the lease of 9 s could not be renewed"
+    assert run.log.count("unwind): the lease of 9 s could not be renewed") == 1
     assert "it is replaced" not in run.log  # it hears of the outage all the time
 
 

@@ -276,7 +276,7 @@ def test_one_that_does_not_begin_in_time_has_crashed(start, tmp_path):
     run = start(
         job("succeed"),
         **project_that("wait", tmp_path),
-        start_timeout=4.0,  # the discovery of tasks has no more either
+        start_timeout=12.0,  # the discovery of tasks has no more either
         until_empty=True,
     )
 
@@ -284,7 +284,7 @@ def test_one_that_does_not_begin_in_time_has_crashed(start, tmp_path):
 
     assert run.ending(1)["outcome"] == "Crashed"
     assert run.ending(1)["says"] == (
-        "Crashed while starting: it had not begun after 4 s "
+        "Crashed while starting: it had not begun after 12 s "
         "(BACKGROUND_TASK_START_TIMEOUT)"
     )
 

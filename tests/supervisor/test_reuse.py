@@ -288,6 +288,7 @@ def test_a_process_that_is_killed_while_idle_costs_nobody_anything(
 def test_a_job_handed_to_a_process_that_is_dying_goes_to_another(reuse, said, second):
     """It is stopped, so that it is still there for the supervisor, and killed then."""
     run, first = idle_between(reuse, said, second, sleep=0.1)
+    run.wait_until(lambda: run.endings(1))  # it has been heard that the process idles
     os.kill(first, signal.SIGSTOP)
     second.touch()
     run.wait_until(lambda: run.entries("claimed", id=2))

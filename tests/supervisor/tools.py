@@ -125,7 +125,7 @@ class Run:
                 "lease": lease,
                 "sleep": sleep,
             },
-            "project": project or {},
+            "project": project or {"prepare": f"{TARGETS}prepare_nothing"},
             "options": {"lease": lease, **options},
             "start_method": start_method,
             "container": container or {},
@@ -233,7 +233,7 @@ class Run:
     def finish(self, timeout=60.0):
         """Wait for its end and for its processes'; return the exit status."""
         self.wait_until(lambda: self.process.poll() is not None, timeout)
-        self.wait_until(lambda: not self.processes(), 5.0)
+        self.wait_until(lambda: not self.processes())
         return self.process.returncode
 
     def stop(self):
@@ -276,7 +276,7 @@ class Run:
             self.process.kill()
             self.process.wait()
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not self.processes(), 5.0)
+            wait_until(lambda: not self.processes())
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 left.append(f"{process.pid} {' '.join(process.cmdline()).strip()}")
