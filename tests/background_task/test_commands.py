@@ -186,7 +186,8 @@ class HealthTests(CommandTestCase):
         told = json.loads(out.getvalue())
         self.assertFalse(told["healthy"])
         self.assertIn("no living runner serves it", told["why"][0])
-        self.assertEqual((told["due"], told["runners"]), (1, 0))
+        seen = told["due"], told["at_least"], told["runners"]
+        self.assertEqual(seen, (1, False, 0))
         self.assertEqual(told["unregistered"], ["app.tasks.job"])
 
     def test_what_is_not_due_needs_nobody(self):

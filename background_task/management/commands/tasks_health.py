@@ -105,7 +105,7 @@ class Command(Family):
         return why, {
             "runners": sum(runner.is_serving for runner in runners),
             "due": sum(queue.due for queue in due),
-            "due_is_all": all(queue.due <= status.MOST for queue in due),
+            "at_least": any(queue.due > status.MOST for queue in due),
             "oldest_due_seconds": max((age for age, _queue in ages), default=None),
             "paused": [queue.name for queue in queues if queue.is_paused],
             "everything_paused": _pause_of_all(),
@@ -194,7 +194,7 @@ def _well(about: dict[str, Any]) -> str:
         return text + _paused_text(about)
     text = _("Well: runners: %(runners)d; due: %(due)s") % {
         "runners": about["runners"],
-        "due": f"{about['due']}{'' if about['due_is_all'] else '+'}",
+        "due": f"{about['due']}{'+' if about['at_least'] else ''}",
     }
     if about["oldest_due_seconds"] is not None:
         text += _(", the oldest for %(age)d s") % {"age": about["oldest_due_seconds"]}
