@@ -75,6 +75,7 @@ def main() -> int:
     results: dict[str, str] = {}
     places: dict[str, str] = {}
     runs: list[Run] = []
+    said: list[Future[str]] = []
     with contextlib.ExitStack() as servers, ThreadPoolExecutor(AT_A_TIME) as pool:
         for name, find in chosen.items():
             url, where = servers.enter_context(find())
@@ -84,10 +85,10 @@ def main() -> int:
             places[name] = where
             for tests in [[]] if _names_tests(pytest_args) else RUNS[name]:
                 run = Run(name, url, [*tests, *pytest_args], quiet=bool(runs))
-                run.result = pool.submit(run.go)
                 runs.append(run)
-        for run in runs:
-            print(run.result.result(), end="", flush=True)
+                said.append(pool.submit(run.go))
+        for output in said:
+            print(output.result(), end="", flush=True)
         needed_two = _try_again(runs) if options.second_try else []
     for name, where in places.items():
         codes = {run.code for run in runs if run.database == name}
@@ -123,7 +124,6 @@ class Run:
     url: str
     pytest_args: list[str]
     quiet: bool
-    result: Future[str] = field(default_factory=Future)
     code: int = -1
     failed: list[str] = field(default_factory=list)
 

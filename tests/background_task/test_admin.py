@@ -22,7 +22,13 @@ from background_task import books
 from background_task.admin import TaskAdmin
 from background_task.models import CompletedTask, Runner, Task
 
-from .tools import make_claimed_task, make_runner, make_task, somebody_else
+from .tools import (
+    form_values,
+    make_claimed_task,
+    make_runner,
+    make_task,
+    somebody_else,
+)
 
 NOW = timezone.now()
 
@@ -126,11 +132,9 @@ class AdminTests(TestCase):
     def test_a_task_that_is_added_can_run(self):
         address = self.address(Task, "add")
         form = self.client.get(address).context["adminform"].form
-        values = {name: form[name].value() for name in form.fields}
-        values = {n: "" if v is None else v for n, v in values.items()}
-        now = timezone.localtime(values.pop("run_at"))
+        now = timezone.localtime(form["run_at"].value())
+        values = form_values(form) | {"task_name": "app.add"}
         values |= {"run_at_0": now.date(), "run_at_1": f"{now:%H:%M:%S}"}
-        values |= {"repeat_until_0": "", "repeat_until_1": "", "task_name": "app.add"}
         for wrong in (
             *("", "7", "{}", "[7]", '[7, {"a": 1}]', "[[7], []]", "[[7], {}"),
             "[" * 100_000,
@@ -158,11 +162,7 @@ class AdminTests(TestCase):
         self.assertInHTML(
             '<option value="90" selected>every 90 s</option>', str(form["repeat"])
         )
-        values = {name: form[name].value() for name in form.fields}
-        values = {n: "" if v is None else v for n, v in values.items()}
-        moment = values.pop("run_at")
-        values |= {"run_at_0": moment.date(), "run_at_1": moment.time()}
-        values |= {"repeat_until_0": "", "repeat_until_1": "", "priority": 9}
+        values = form_values(form) | {"priority": 9}
 
         answer = self.client.post(address, values)
 
@@ -178,11 +178,7 @@ class AdminTests(TestCase):
         Task.objects.update(repeat_from=timezone.now())
         address = self.address(Task, "change", task.pk)
         form = self.client.get(address).context["adminform"].form
-        values = {name: form[name].value() for name in form.fields}
-        values = {n: "" if v is None else v for n, v in values.items()}
-        moment = values.pop("run_at")
-        values |= {"run_at_0": moment.date(), "run_at_1": moment.time()}
-        values |= {"repeat_until_0": "", "repeat_until_1": "", "priority": 9}
+        values = form_values(form) | {"priority": 9}
 
         answer = self.client.post(address, values)
 
@@ -196,10 +192,8 @@ class AdminTests(TestCase):
         task = make_task(repeat=Task.DAILY, repeat_from=planned)
         address = self.address(Task, "change", task.pk)
         form = self.client.get(address).context["adminform"].form
-        values = {name: form[name].value() for name in form.fields}
-        values = {n: "" if v is None else v for n, v in values.items()}
-        moment = values.pop("run_at")
-        values |= {"repeat_until_0": "", "repeat_until_1": "", "priority": 9}
+        moment = form["run_at"].value()
+        values = form_values(form) | {"priority": 9}
 
         for moved, repeat_from in ((moment, planned), (planned, None)):
             local = timezone.localtime(moved)
@@ -216,10 +210,7 @@ class AdminTests(TestCase):
         backed_off, planned = timezone.now() + timedelta(hours=5), task.run_at
         Task.objects.update(run_at=backed_off, repeat_from=planned, attempts=1)
         form = self.client.get(address).context["adminform"].form
-        values = {name: form[name].value() for name in form.fields}
-        values = {n: "" if v is None else v for n, v in values.items()} | dict(given)
-        values |= {"repeat_until_0": "", "repeat_until_1": "", "priority": 9}
-        del values["run_at"]
+        values = form_values(form) | dict(given) | {"priority": 9}
 
         self.assertEqual(self.client.post(address, values).status_code, 302)
 
@@ -271,11 +262,7 @@ class AdminTests(TestCase):
         task = make_task()
         address = reverse("admin:background_task_task_change", args=[task.pk])
         form = self.client.get(address).context["adminform"].form
-        values = {name: form[name].value() for name in form.fields}
-        values = {n: "" if v is None else v for n, v in values.items()}
-        moment = values.pop("run_at")
-        values |= {"run_at_0": moment.date(), "run_at_1": moment.time()}
-        values |= {"repeat_until_0": "", "repeat_until_1": "", "priority": 9}
+        values = form_values(form) | {"priority": 9}
         claimed = task.lock("a-runner")
 
         answer = self.client.post(address, values)
@@ -384,11 +371,7 @@ class EndingTests(TransactionTestCase):
         task = make_task()
         address = reverse("admin:background_task_task_change", args=[task.pk])
         form = self.client.get(address).context["adminform"].form
-        values = {name: form[name].value() for name in form.fields}
-        values = {n: "" if v is None else v for n, v in values.items()}
-        moment = values.pop("run_at")
-        values |= {"run_at_0": moment.date(), "run_at_1": moment.time()}
-        values |= {"repeat_until_0": "", "repeat_until_1": "", "priority": 9}
+        values = form_values(form) | {"priority": 9}
 
         def end():
             task.create_completed_task()

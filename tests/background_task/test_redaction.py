@@ -14,7 +14,7 @@ from background_task.models import CompletedTask, Task
 from background_task.redaction import HIDDEN
 from background_task.tasks import tasks
 
-from .tools import KNOWN, half_an_app, make_task
+from .tools import KNOWN, form_values, half_an_app, make_task
 
 NAME = "tests.redacted"
 CAFE = os.fsdecode(b"caf\xe9.txt")  # as Linux lets files be named: half a surrogate
@@ -246,11 +246,7 @@ class AdminTests(Registered, TestCase):
         form = self.client.get(self.address(self.task)).context["adminform"].form
         self.assertNotIn("task_params", form.fields)
         self.assertNotIn("task_name", form.fields)
-        values = {name: form[name].value() for name in form.fields}
-        values = {n: "" if v is None else v for n, v in values.items()}
-        moment = values.pop("run_at")
-        values |= {"run_at_0": moment.date(), "run_at_1": moment.time()}
-        values |= {"repeat_until_0": "", "repeat_until_1": "", "priority": 9}
+        values = form_values(form) | {"priority": 9}
         forged = {"task_params": "[[], {}]", "task_name": "tests.app.tasks.note"}
 
         answer = self.client.post(self.address(self.task), values | forged)

@@ -56,6 +56,15 @@ UNREADABLE = {
 }[connection.vendor]
 
 
+def form_values(form):
+    """Return what a browser posts of a task's form in the admin, untouched."""
+    values = {name: form[name].value() for name in form.fields}
+    values = {name: "" if value is None else value for name, value in values.items()}
+    moment = values.pop("run_at")
+    values |= {"run_at_0": moment.date(), "run_at_1": moment.time()}
+    return values | {"repeat_until_0": "", "repeat_until_1": ""}
+
+
 @contextmanager
 def somebody_else(does, before):
     """Have somebody else do something, once, right before such a statement."""

@@ -1,13 +1,12 @@
 """What a process tree holds is counted once, and only what it really holds."""
 
 import contextlib
-import os
 import subprocess
 import sys
 
 import pytest
 
-from background_task.supervisor import memory, processes
+from background_task.supervisor import memory
 
 MIB = 1024 * 1024
 
@@ -71,20 +70,20 @@ def test_what_its_children_hold_is_counted(holding):
 
 
 def test_a_kernel_that_knows_shares_but_not_their_kinds_counts_all(
-    tmp_path, monkeypatch
+    holding, tmp_path, monkeypatch
 ):
     """As Linux did before 5.3."""
-    (tmp_path / f"{os.getpid()}").mkdir()
+    pid = holding("")
+    (tmp_path / f"{pid}").mkdir()
     written = {
         "smaps_rollup": "a line\nPss: 7 kB\nSwapPss: 1 kB",
         "status": "RssAnon: 5",
     }
     for name, text in written.items():
-        (tmp_path / f"{os.getpid()}" / name).write_text(text)
+        (tmp_path / f"{pid}" / name).write_text(text)
     monkeypatch.setattr(memory, "ROOT", str(tmp_path))
-    monkeypatch.setattr(processes, "tree", lambda pid: [pid])
 
-    assert memory.own_of_tree(os.getpid(), os.getpid()) == 5 * 1024
+    assert memory.own_of_tree(pid, pid) == 5 * 1024
 
 
 def test_the_dead_hold_nothing():
